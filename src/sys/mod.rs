@@ -1,0 +1,1 @@
+//! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.

@@ -1,0 +1,206 @@
+//! The plain words that every layer speaks: namespaces, keys, kinds, ids, labels, usage.
+//!
+//! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
+//! has been validated: constructors refuse what no layer could store.
+
+mod snapshot;
+mod volume;
+
+pub use snapshot::Snapshot;
+pub use volume::{Backing, Pool, Template, Volume, VolumeState};
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+/// Longest snapshot key or name, in bytes. containerd sends keys of some hundred bytes; the limit
+/// keeps one key inside one RocksDB block and one virtual extended attribute.
+pub const MAX_KEY_LEN: usize = 4096;
+/// Longest label, key and value together, in bytes (containerd's `labels.Validate`).
+pub const MAX_LABEL_LEN: usize = 4096;
+/// Longest namespace name, in bytes (containerd's `identifiers.Validate`).
+pub const MAX_NAMESPACE_LEN: usize = 76;
+
+/// A word that could not become a [`SnapshotKey`], [`Namespace`] or label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// The snapshot key is empty.
+    #[error("a snapshot key must not be empty")]
+    EmptyKey,
+    /// The snapshot key is longer than [`MAX_KEY_LEN`].
+    #[error("the snapshot key is {0} bytes long, the limit is {MAX_KEY_LEN}")]
+    KeyTooLong(usize),
+    /// The snapshot key holds a NUL byte.
+    #[error("the snapshot key {0:?} holds a NUL byte")]
+    NulInKey(String),
+    /// The namespace is not of the form `[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*`, at most 76 bytes.
+    #[error("the namespace {0:?} must be letters and digits joined by single '-', '_' or '.', at most {MAX_NAMESPACE_LEN} bytes")]
+    Namespace(String),
+    /// A label is longer than [`MAX_LABEL_LEN`].
+    #[error("the label {key:?} is {len} bytes long with its value, the limit is {MAX_LABEL_LEN}")]
+    LabelTooLong {
+        /// The label's key, cut to 64 characters.
+        key: String,
+        /// Length of key and value together, in bytes.
+        len: usize,
+    },
+}
+
+/// The name of a namespace. Nothing crosses a namespace: keys, parents and labels are looked up
+/// inside one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// The namespace of the command line when none is named.
+    pub const DEFAULT: &'static str = "default";
+
+    /// Checks and wraps a namespace name.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
+        let name = name.into();
+        let well_formed = name.len() <= MAX_NAMESPACE_LEN
+            && name
+                .split(['-', '_', '.'])
+                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric()));
+        if well_formed { Ok(Self(name)) } else { Err(InvalidName::Namespace(name)) }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self(Self::DEFAULT.to_owned())
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A snapshot's key (active, view) or name (committed): one key space per namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct SnapshotKey(String);
+
+impl SnapshotKey {
+    /// Checks and wraps a key: 1 to [`MAX_KEY_LEN`] bytes of UTF-8 without NUL.
+    pub fn new(key: impl Into<String>) -> Result<Self, InvalidName> {
+        let key = key.into();
+        if key.is_empty() {
+            return Err(InvalidName::EmptyKey);
+        }
+        if key.len() > MAX_KEY_LEN {
+            return Err(InvalidName::KeyTooLong(key.len()));
+        }
+        if key.contains('\0') {
+            return Err(InvalidName::NulInKey(key));
+        }
+        Ok(Self(key))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapshotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a snapshot is. Drawn with its transitions at [`crate::snapshot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Read-write, has a key.
+    Active,
+    /// Read-only, has a key.
+    View,
+    /// Read-only, has a name, may be a parent.
+    Committed,
+}
+
+impl Kind {
+    /// All kinds, in the order in which listings show them.
+    pub const ALL: [Kind; 3] = [Kind::Active, Kind::View, Kind::Committed];
+
+    /// The lower-case word that filters, directories and output use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Active => "active",
+            Kind::View => "view",
+            Kind::Committed => "committed",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Identifies a snapshot for ever: given at prepare or view, kept by commit, never used again.
+/// Also the upper half of the node ids and inode numbers below the FUSE root, where 0 stands for
+/// the virtual directories; so ids start at 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct SnapshotId(pub u32);
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Identifies a volume for ever. A volume is named after the snapshot that it was made for
+/// ([`VolumeId::of`]); a view of a committed snapshot looks at its parent's volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct VolumeId(pub u32);
+
+impl VolumeId {
+    /// The volume made for this snapshot.
+    pub fn of(snapshot: SnapshotId) -> Self {
+        Self(snapshot.0)
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Labels as the caller gave them; internal state never lives here.
+pub type Labels = BTreeMap<String, String>;
+
+/// Refuses labels over [`MAX_LABEL_LEN`].
+pub fn check_labels(labels: &Labels) -> Result<(), InvalidName> {
+    for (key, value) in labels {
+        let len = key.len() + value.len();
+        if len > MAX_LABEL_LEN {
+            return Err(InvalidName::LabelTooLong { key: key.chars().take(64).collect(), len });
+        }
+    }
+    Ok(())
+}
+
+/// What one snapshot holds of its own, without its parents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Bytes of storage.
+    pub size: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
