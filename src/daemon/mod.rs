@@ -1,0 +1,7 @@
+//! placeholder
+mod error;
+mod root;
+mod stop;
+pub use error::Error;
+/// x
+pub fn run(_c: crate::config::Config) -> Result<(), Error> { Ok(()) }
