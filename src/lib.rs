@@ -4,6 +4,7 @@
 pub mod meta;
 pub mod snapshot;
 pub mod sys;
+pub mod thin;
 pub mod tree;
 pub mod types;
 pub mod volume;
