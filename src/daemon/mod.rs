@@ -1,5 +1,7 @@
 //! placeholder
+mod backend;
 mod error;
+mod limits;
 mod root;
 mod stop;
 pub use error::Error;

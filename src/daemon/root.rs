@@ -52,9 +52,19 @@ impl Root {
         }
     }
 
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that names the backend.
+    pub(super) fn backend_file(&self) -> PathBuf {
+        self.path.join(BACKEND)
+    }
+
     /// The backend that holds this root's data, if it has any.
     pub(super) fn backend(&self) -> Result<Option<String>> {
-        let path = self.path.join(BACKEND);
+        let path = self.backend_file();
         match fs::read_to_string(&path) {
             Ok(name) => Ok(Some(name.trim().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

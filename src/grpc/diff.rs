@@ -8,9 +8,10 @@ use tonic::Status;
 use super::call::Batches;
 use super::proto::thinfs::admin::v1::{Change, ChangeKind, DiffReply, DiffRequest};
 use super::{Context, convert, status};
-use crate::snapshot::{self, Opened};
+use crate::snapshot::{self, Info, Opened};
 use crate::tree::{self, DiffOptions};
 use crate::types::Namespace;
+use crate::volume;
 
 pub(super) fn diff(
     context: &Context,
@@ -26,7 +27,15 @@ pub(super) fn diff(
     // filesystems never were copies of each other.
     let mut visit = |change: tree::Change<'_>| batches.push(encode(change));
     tree::diff(a.pin.root(), b.pin.root(), DiffOptions::default(), cancel, &mut visit)
-        .map_err(|error| status::of(snapshot::Error::Volume(error.into())))
+        .map_err(|error| status::of(failed(error, &a.info, &b.info)))
+}
+
+fn failed(error: tree::Error, a: &Info, b: &Info) -> snapshot::Error {
+    let context = format!("comparing {:?} with {:?}", a.key.as_str(), b.key.as_str());
+    snapshot::Error::Volume(match error {
+        tree::Error::Cancelled => volume::Error::Cancelled(context),
+        error => volume::Error::Backend { context, source: error.into() },
+    })
 }
 
 fn open(context: &Context, request: DiffRequest) -> snapshot::Result<[Opened; 2]> {

@@ -8,7 +8,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tracing::Level;
 
-use crate::{snapshot, volume};
+use crate::{meta, snapshot, volume};
 
 /// Metadata entry of an error status: what the caller can do, one line of ASCII.
 pub const REMEDY: &str = "thinfs-remedy";
@@ -68,13 +68,27 @@ fn told(error: &snapshot::Error) -> Told {
         E::HasChildren(_) => expected(Code::FailedPrecondition, Some("see its children with `thinfs tree`")),
         E::FailedPrecondition(_) => expected(Code::FailedPrecondition, None),
         E::Stopping => expected(Code::Unavailable, Some("try again when the daemon has started")),
-        E::Store(_) => Told {
-            code: Code::Internal,
-            level: Level::ERROR,
-            remedy: Some("look at the daemon's log, then run `thinfs check`"),
-        },
+        E::Store(error) => told_store(error),
         E::Volume(error) => told_volume(error),
     }
+}
+
+fn told_store(error: &meta::Error) -> Told {
+    use meta::Error as E;
+    let (code, remedy) = match error {
+        E::Write { .. } | E::Poisoned { .. } => {
+            (Code::Unavailable, "look after the disk that holds the root, then restart the daemon")
+        }
+        E::IdsExhausted => (Code::ResourceExhausted, "start a new root: this one has used up its ids"),
+        E::InUse { .. }
+        | E::NewerSchema { .. }
+        | E::Open { .. }
+        | E::Io { .. }
+        | E::Migration { .. }
+        | E::Read { .. }
+        | E::Corrupt { .. } => (Code::Internal, "look at the daemon's log, then run `thinfs check`"),
+    };
+    Told { code, level: Level::ERROR, remedy: Some(remedy) }
 }
 
 fn told_volume(error: &volume::Error) -> Told {
@@ -152,6 +166,9 @@ mod tests {
             (E::Volume(volume::Error::NoSpace("the pool is full".into())), Code::ResourceExhausted),
             (E::Volume(volume::Error::Cancelled("usage".into())), Code::Cancelled),
             (E::Volume(io_error()), Code::Internal),
+            (E::Store(meta::Error::Poisoned { reason: "disk".into() }), Code::Unavailable),
+            (E::Store(meta::Error::IdsExhausted), Code::ResourceExhausted),
+            (E::Store(meta::Error::InUse { dir: "/r".into(), owner: None }), Code::Internal),
         ];
         for (error, code) in table {
             let told = of(error);
