@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{InvalidName, Namespace};
 
+/// The heading of the flags that every subcommand takes.
+pub(crate) const GLOBAL: &str = "Global options";
 /// Where settings are read from when no file is named and this one exists.
 pub const DEFAULT_FILE: &str = "/etc/thinfs/config.toml";
 /// Where a daemon keeps everything unless told otherwise.
@@ -182,10 +184,10 @@ fn from_here(text: &str) -> Result<PathBuf, std::io::Error> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Place {
     /// Directory that holds everything [default: /var/lib/thinfs]
-    #[arg(long, global = true, value_name = "DIR", env = "THINFS_ROOT", value_parser = from_here)]
+    #[arg(long, global = true, hide_env_values = true, help_heading = GLOBAL, value_name = "DIR", env = "THINFS_ROOT", value_parser = from_here)]
     pub root: Option<PathBuf>,
     /// The daemon's socket [default: ROOT/thinfs.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "THINFS_SOCKET", value_parser = from_here)]
+    #[arg(long, global = true, hide_env_values = true, help_heading = GLOBAL, value_name = "PATH", env = "THINFS_SOCKET", value_parser = from_here)]
     pub socket: Option<PathBuf>,
 }
 
@@ -198,34 +200,34 @@ pub struct Settings {
     #[arg(skip)]
     socket: Option<PathBuf>,
     /// Where the snapshots appear [default: ROOT/mnt]
-    #[arg(long, value_name = "DIR", env = "THINFS_MOUNT", value_parser = from_here)]
+    #[arg(long, value_name = "DIR", env = "THINFS_MOUNT", hide_env_values = true, value_parser = from_here)]
     mount: Option<PathBuf>,
     /// What holds the files [default: auto]
-    #[arg(long, value_enum, env = "THINFS_BACKEND")]
+    #[arg(long, value_enum, env = "THINFS_BACKEND", hide_env_values = true)]
     backend: Option<BackendChoice>,
     /// Size of the data file of the thin-pool that thinfs makes [default: from the free space]
-    #[arg(long, value_name = "SIZE", env = "THINFS_POOL_SIZE")]
+    #[arg(long, value_name = "SIZE", env = "THINFS_POOL_SIZE", hide_env_values = true)]
     pool_size: Option<Bytes>,
     /// Block device for the thin-pool's data; needs --metadata-device
-    #[arg(long, value_name = "DEV", env = "THINFS_DATA_DEVICE", value_parser = from_here)]
+    #[arg(long, value_name = "DEV", env = "THINFS_DATA_DEVICE", hide_env_values = true, value_parser = from_here)]
     data_device: Option<PathBuf>,
     /// Block device for the thin-pool's metadata; needs --data-device
-    #[arg(long, value_name = "DEV", env = "THINFS_METADATA_DEVICE", value_parser = from_here)]
+    #[arg(long, value_name = "DEV", env = "THINFS_METADATA_DEVICE", hide_env_values = true, value_parser = from_here)]
     metadata_device: Option<PathBuf>,
     /// Device-mapper name of a thin-pool that exists already
-    #[arg(long, value_name = "NAME", env = "THINFS_POOL")]
+    #[arg(long, value_name = "NAME", env = "THINFS_POOL", hide_env_values = true)]
     pool: Option<String>,
     /// Size of an empty snapshot's filesystem on a thin device [default: 10G]
-    #[arg(long, value_name = "SIZE", env = "THINFS_VOLUME_SIZE")]
+    #[arg(long, value_name = "SIZE", env = "THINFS_VOLUME_SIZE", hide_env_values = true)]
     volume_size: Option<Bytes>,
     /// How many volumes stay activated while nobody uses them [default: 128]
-    #[arg(long, value_name = "N", env = "THINFS_MAX_ACTIVE")]
+    #[arg(long, value_name = "N", env = "THINFS_MAX_ACTIVE", hide_env_values = true)]
     max_active: Option<usize>,
     /// The thinfs namespace that containerd's snapshots live in [default: containerd]
-    #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE")]
+    #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE", hide_env_values = true)]
     containerd_namespace: Option<String>,
     /// How log lines look; RUST_LOG chooses which [default: text]
-    #[arg(long, value_enum, env = "THINFS_LOG_FORMAT")]
+    #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
 }
 

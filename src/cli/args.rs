@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Place, Settings};
+use crate::config::{GLOBAL, Place, Settings};
 use crate::types::Namespace;
 
 const EXIT_CODES: &str = "\
@@ -38,14 +38,14 @@ pub struct Cli {
     #[command(flatten)]
     pub(super) place: Place,
     /// Configuration file (TOML) [default: /etc/thinfs/config.toml, if it exists]
-    #[arg(long, global = true, value_name = "FILE", env = "THINFS_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "THINFS_CONFIG", hide_env_values = true, help_heading = GLOBAL)]
     pub(super) config: Option<PathBuf>,
     /// Namespace of the snapshots; keys of different namespaces never meet
     #[arg(long, short, global = true, value_name = "NAME", env = "THINFS_NAMESPACE",
-          default_value = Namespace::DEFAULT, hide_default_value = false)]
+          default_value = Namespace::DEFAULT, hide_env_values = true, help_heading = GLOBAL)]
     pub(super) namespace: String,
     /// Print JSON: an object, or one a line where there can be several
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: Command,

@@ -1,8 +1,14 @@
 //! Which backend holds this root's data, and why.
 
+use std::sync::Arc;
+
 use super::error::{Error, Result};
+use super::ledger::StoreLedger;
 use super::root::Root;
 use crate::config::{BackendChoice, Config, PoolSource};
+use crate::meta::Store;
+use crate::volume::thin::{self, ThinBackend, ThinConfig};
+use crate::volume::{Backend, NativeBackend, NativeConfig};
 
 /// A backend that can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +31,33 @@ impl Kind {
 pub(super) struct Choice {
     pub(super) kind: Kind,
     pub(super) why: String,
+}
+
+/// Chooses a backend, says which and why, and starts it.
+pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<Arc<dyn Backend>> {
+    let Choice { kind, why } = choose(config, root, thin::available)?;
+    tracing::info!("backend {}: {why}", kind.as_str());
+    match kind {
+        Kind::Native => {
+            let native = NativeBackend::start(NativeConfig { dir: root.private("native")? });
+            Ok(Arc::new(native.map_err(|source| Error::Backend { name: "native", source })?))
+        }
+        Kind::Thin => {
+            let ledger = Arc::new(StoreLedger(Arc::clone(store)));
+            let thin = ThinBackend::start(thin_config(config, root)?, ledger);
+            Ok(Arc::new(thin.map_err(|source| Error::Backend { name: "thin", source })?))
+        }
+    }
+}
+
+fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
+    let dir = root.private("thin")?;
+    let source = match config.pool.clone() {
+        PoolSource::Files { size } => thin::PoolSource::Auto { dir, size },
+        PoolSource::Devices { data, metadata } => thin::PoolSource::Devices { data, metadata },
+        PoolSource::Existing(name) => thin::PoolSource::Existing { name },
+    };
+    Ok(ThinConfig { source, volume_size: config.volume_size, ..ThinConfig::new(root.path().to_owned()) })
 }
 
 /// Chooses. A root that holds data keeps its backend.

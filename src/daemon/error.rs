@@ -69,9 +69,6 @@ pub enum Error {
     /// dm-thin was asked for, or holds the data, and can't be used.
     #[error("the thin backend cannot be used: {0}")]
     NoThin(String),
-    /// The thin backend didn't start.
-    #[error("cannot start the thin backend")]
-    Thin(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A backend didn't start.
     #[error("cannot start the {name} backend")]
     Backend {
@@ -149,7 +146,6 @@ impl Error {
             Self::NoThin(_) => Some("use `--backend native`, which needs no device-mapper, with a fresh --root"),
             Self::Recover(_) | Self::Store(_) => Some("nothing was changed; keep a copy of the root before you repair it"),
             Self::UnknownBackend { .. }
-            | Self::Thin(_)
             | Self::Backend { .. }
             | Self::Close(_)
             | Self::TakeDown(_)

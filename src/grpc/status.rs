@@ -103,7 +103,7 @@ fn told_volume(error: &volume::Error) -> Told {
         E::Missing(_) => Told {
             code: Code::Unavailable,
             level: Level::ERROR,
-            remedy: Some("run `thinfs check`: the store names a volume that the backend doesn't have"),
+            remedy: Some("see what is missing with `thinfs check`"),
         },
         E::NoSpace(_) => Told {
             code: Code::ResourceExhausted,
