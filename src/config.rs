@@ -184,10 +184,12 @@ fn from_here(text: &str) -> Result<PathBuf, std::io::Error> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Place {
     /// Directory that holds everything [default: /var/lib/thinfs]
-    #[arg(long, global = true, hide_env_values = true, help_heading = GLOBAL, value_name = "DIR", env = "THINFS_ROOT", value_parser = from_here)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    #[arg(value_name = "DIR", env = "THINFS_ROOT", hide_env_values = true, value_parser = from_here)]
     pub root: Option<PathBuf>,
     /// The daemon's socket [default: ROOT/thinfs.sock]
-    #[arg(long, global = true, hide_env_values = true, help_heading = GLOBAL, value_name = "PATH", env = "THINFS_SOCKET", value_parser = from_here)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    #[arg(value_name = "PATH", env = "THINFS_SOCKET", hide_env_values = true, value_parser = from_here)]
     pub socket: Option<PathBuf>,
 }
 
@@ -372,9 +374,11 @@ fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource
         (None, (Some(_), None) | (None, Some(_)), _) => {
             Err(Error::Conflict("data-device and metadata-device must be given together"))
         }
-        (Some(_), _, _) => Err(Error::Conflict("pool names a pool that exists: it takes no devices and no pool-size")),
+        (Some(_), _, _) => {
+            Err(Error::Conflict("pool names a pool that exists: it takes no devices and no pool-size"))
+        }
         (None, (Some(_), Some(_)), Some(_)) => {
-            Err(Error::Conflict("pool-size is for the pool that thinfs makes: with data-device the device's size counts"))
+            Err(Error::Conflict("pool-size is for a pool that thinfs makes in files: a device has its size"))
         }
     }
 }

@@ -38,11 +38,12 @@ pub struct Cli {
     #[command(flatten)]
     pub(super) place: Place,
     /// Configuration file (TOML) [default: /etc/thinfs/config.toml, if it exists]
-    #[arg(long, global = true, value_name = "FILE", env = "THINFS_CONFIG", hide_env_values = true, help_heading = GLOBAL)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    #[arg(value_name = "FILE", env = "THINFS_CONFIG", hide_env_values = true)]
     pub(super) config: Option<PathBuf>,
     /// Namespace of the snapshots; keys of different namespaces never meet
-    #[arg(long, short, global = true, value_name = "NAME", env = "THINFS_NAMESPACE",
-          default_value = Namespace::DEFAULT, hide_env_values = true, help_heading = GLOBAL)]
+    #[arg(long, short, global = true, help_heading = GLOBAL, default_value = Namespace::DEFAULT)]
+    #[arg(value_name = "NAME", env = "THINFS_NAMESPACE", hide_env_values = true)]
     pub(super) namespace: String,
     /// Print JSON: an object, or one a line where there can be several
     #[arg(long, global = true, help_heading = GLOBAL)]

@@ -18,18 +18,25 @@ pub(super) async fn ls(args: LsArgs, client: &mut Client, out: &mut Out<'_>) -> 
 }
 
 /// All snapshots that match, sorted by key.
-pub(super) async fn snapshots(client: &mut Client, filters: Vec<String>, usage: bool) -> Result<Vec<admin::Snapshot>> {
+pub(super) async fn snapshots(
+    client: &mut Client,
+    filters: Vec<String>,
+    usage: bool,
+) -> Result<Vec<admin::Snapshot>> {
     let request = admin::ListRequest { namespace: client.ns(), filters, usage };
     let listing = async {
         let stream = client.admin.list(request).await?.into_inner();
         collect(stream).await
     };
-    let mut snapshots = during(|| "listing snapshots".to_owned(), listing).await.asked(|| "list snapshots".to_owned())?;
+    let listed = during(|| "listing snapshots".to_owned(), listing).await;
+    let mut snapshots = listed.asked(|| "list snapshots".to_owned())?;
     snapshots.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(snapshots)
 }
 
-async fn collect(mut stream: Streaming<admin::ListReply>) -> std::result::Result<Vec<admin::Snapshot>, tonic::Status> {
+async fn collect(
+    mut stream: Streaming<admin::ListReply>,
+) -> std::result::Result<Vec<admin::Snapshot>, tonic::Status> {
     let mut all = Vec::new();
     while let Some(reply) = stream.message().await? {
         all.extend(reply.snapshots);

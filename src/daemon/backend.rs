@@ -168,7 +168,8 @@ mod tests {
     #[test]
     fn falling_back_to_native_says_why() {
         let (_dir, root) = root(None);
-        let choice = choose(&config(BackendChoice::Auto, None), &root, || Err("no thin-pool target".to_owned())).unwrap();
+        let probe = || Err("no thin-pool target".to_owned());
+        let choice = choose(&config(BackendChoice::Auto, None), &root, probe).unwrap();
         assert_eq!(choice.why, "dm-thin cannot be used: no thin-pool target");
     }
 }

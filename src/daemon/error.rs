@@ -144,7 +144,7 @@ impl Error {
             Self::MountNotDirectory(_) | Self::MountNotEmpty(_) => Some("choose an empty directory with --mount"),
             Self::OtherBackend { .. } => Some("leave --backend out, or choose another --root"),
             Self::NoThin(_) => Some("use `--backend native`, which needs no device-mapper, with a fresh --root"),
-            Self::Recover(_) | Self::Store(_) => Some("nothing was changed; keep a copy of the root before you repair it"),
+            Self::Recover(_) | Self::Store(_) => Some("keep a copy of the root before you try to repair it"),
             Self::UnknownBackend { .. }
             | Self::Backend { .. }
             | Self::Close(_)

@@ -35,7 +35,9 @@ pub(super) fn raise_open_files() {
 pub(super) fn check_mount_point(path: &Path) -> Result<()> {
     match std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::MountNotDirectory(path.to_owned())),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(Error::MountNotDirectory(path.to_owned()));
+        }
         Err(error) => return Err(failed("make the mount point", path)(error)),
     }
     match std::fs::read_dir(path).map_err(failed("read the mount point", path))?.next() {

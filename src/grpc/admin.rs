@@ -58,7 +58,7 @@ impl admin_server::Admin for Admin {
         Ok(Response::new(snapshot.await?))
     }
 
-    #[tracing::instrument(name = "commit", skip_all, fields(key = request.get_ref().key, name = request.get_ref().name))]
+    #[tracing::instrument(name = "commit", skip_all, fields(key = request.get_ref().key))]
     async fn commit(&self, request: Request<CommitRequest>) -> Reply<Snapshot> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let snapshot = blocking(move || {

@@ -69,7 +69,7 @@ impl snapshots_server::Snapshots for Snapshots {
         Ok(Response::new(MountsResponse { mounts: mounts.await? }))
     }
 
-    #[tracing::instrument(name = "commit", skip_all, fields(key = request.get_ref().key, name = request.get_ref().name))]
+    #[tracing::instrument(name = "commit", skip_all, fields(key = request.get_ref().key))]
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Reply<()> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let committed = blocking(move || {

@@ -20,7 +20,7 @@ pub enum SocketError {
     #[error("{0} exists and is not a socket")]
     NotASocket(PathBuf),
     /// The kernel would cut it off.
-    #[error("the socket path {path} is {len} bytes long, the kernel's limit is {MAX_PATH}: choose a shorter --socket")]
+    #[error("the socket path {path} is {len} bytes long, more than {MAX_PATH}: choose a shorter --socket")]
     TooLong {
         /// The path.
         path: PathBuf,

@@ -77,7 +77,7 @@ fn told_store(error: &meta::Error) -> Told {
     use meta::Error as E;
     let (code, remedy) = match error {
         E::Write { .. } | E::Poisoned { .. } => {
-            (Code::Unavailable, "look after the disk that holds the root, then restart the daemon")
+            (Code::Unavailable, "look after the root's disk, then restart the daemon")
         }
         E::IdsExhausted => (Code::ResourceExhausted, "start a new root: this one has used up its ids"),
         E::InUse { .. }
@@ -111,9 +111,11 @@ fn told_volume(error: &volume::Error) -> Told {
             remedy: Some("remove snapshots and run `thinfs gc`, or make the pool or disk larger"),
         },
         E::Cancelled(_) => expected(Code::Cancelled, None),
-        E::Io { .. } | E::Backend { .. } => {
-            Told { code: Code::Internal, level: Level::ERROR, remedy: Some("look at the daemon's log and at `dmesg`") }
-        }
+        E::Io { .. } | E::Backend { .. } => Told {
+            code: Code::Internal,
+            level: Level::ERROR,
+            remedy: Some("look at the daemon's log and at `dmesg`"),
+        },
     }
 }
 
