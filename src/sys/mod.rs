@@ -3,3 +3,4 @@
 pub mod ext4;
 pub mod loopdev;
 pub mod mount;
+pub mod handle;

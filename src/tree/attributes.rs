@@ -119,7 +119,7 @@ pub(super) fn apply_special(
 
 /// Takes back what a directory inherited when it was made: ACLs that its own children would
 /// inherit in turn.
-pub(super) fn clear_acls(dir: BorrowedFd<'_>) -> Result<()> {
+pub fn clear_acls(dir: BorrowedFd<'_>) -> Result<()> {
     for acl in [c"system.posix_acl_default", c"system.posix_acl_access"] {
         match fremovexattr(dir, acl) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}

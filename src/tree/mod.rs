@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
+pub use attributes::clear_acls;
 pub use copy::{Control, Copied, Method, Progress, clones, copy};
 pub use diff::{Change, ChangeKind, DiffOptions, diff};
 pub use remove::remove;
