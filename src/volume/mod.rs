@@ -5,6 +5,8 @@
 //! volumes activated and counts who uses them.
 #![allow(missing_docs)]
 
+pub mod thin;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
