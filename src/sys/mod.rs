@@ -1,5 +1,6 @@
 //! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.
 
+pub mod direct;
 pub mod ext4;
 pub mod loopdev;
 pub mod mount;

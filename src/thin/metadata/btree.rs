@@ -4,8 +4,9 @@
 //! inner node a value is the number of a child block, and key `i` is not above the first key of
 //! child `i`.
 
-use super::block::{BLOCK_SIZE, Block, Checksum, MetadataDevice, damaged};
+use super::block::{Checksum, MetadataDevice, damaged};
 use super::{Error, Result};
+use crate::sys::direct::{BLOCK_SIZE, Block};
 
 const HEADER: usize = 32;
 const FLAG_INNER: u32 = 1;

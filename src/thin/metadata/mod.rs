@@ -13,7 +13,6 @@ mod block;
 mod btree;
 mod diff;
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +21,7 @@ pub use block::MetadataDevice;
 use block::Checksum;
 
 use super::ThinId;
+use crate::sys::direct;
 
 /// The metadata could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -170,12 +170,10 @@ fn details(block: u64, key: u64, value: &[u8; 24]) -> Result<ThinDetails> {
     })
 }
 
-/// Opens a block device (or a file that holds a pool's metadata) for reading blocks.
+/// Opens the device (or a file) that holds a pool's metadata.
 pub fn open(path: &Path) -> Result<MetadataDevice> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // dm-bufio writes past the page cache, which would go on serving what it once read.
-    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(path);
-    file.map(MetadataDevice::new)
+    direct::open(path)
+        .map(MetadataDevice::new)
         .map_err(|source| Error::Io { what: format!("the device {}", path.display()), source })
 }
 

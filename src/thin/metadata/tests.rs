@@ -2,6 +2,7 @@
 //! nodes, which only the kernel makes, are compared with `thin_ls` and `thin_delta` in the guest.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
