@@ -1,1 +1,3 @@
 //! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.
+
+pub mod handle;
