@@ -130,10 +130,13 @@ impl Daemon {
 }
 
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, lost } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, lost, unnamed } = recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
-    for line in lost {
-        tracing::error!("lost: {line}");
+    for key in lost {
+        tracing::error!(key, "the backend has lost this snapshot's volume");
+    }
+    for volume in unnamed {
+        tracing::warn!(%volume, "a recorded volume belongs to no snapshot");
     }
 }
 
