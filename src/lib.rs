@@ -1,6 +1,8 @@
 //! thinfs: snapshots as plain directories, on device-mapper thin volumes.
 #![allow(dead_code)]
 
+pub mod fs;
+pub mod fuse;
 pub mod meta;
 pub mod snapshot;
 pub mod sys;

@@ -1,1 +1,5 @@
 //! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.
+
+pub mod creds;
+pub mod handle;
+pub mod ioctl;
