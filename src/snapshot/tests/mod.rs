@@ -7,12 +7,12 @@ pub(crate) mod conformance;
 mod crashes;
 mod faulty;
 pub(crate) mod fixture;
-mod labels;
 mod model;
 mod native;
 mod parallel;
 mod reaping;
-mod walking;
+mod scale;
+mod watching;
 
 use std::time::{Duration, Instant};
 
