@@ -62,6 +62,7 @@ fn snapshot_errno(error: &snapshot::Error) -> Errno {
         Error::Stopping => Errno::SHUTDOWN,
         Error::Store(_) => Errno::IO,
         Error::Volume(error) => volume_errno(error),
+        Error::Rollback { cause, .. } => snapshot_errno(cause),
     }
 }
 
