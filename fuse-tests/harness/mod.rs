@@ -12,7 +12,7 @@ pub mod tree;
 
 pub use client::{Answer, Client};
 pub use daemon::{Daemon, Options};
-pub use proc::{Output, run, sh};
+pub use proc::{run, sh};
 
 use std::path::PathBuf;
 
