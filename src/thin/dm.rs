@@ -65,6 +65,9 @@ impl Error {
 /// The result of a device-mapper call.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A target's version: major, minor, patch level.
+pub type Version = (u32, u32, u32);
+
 /// A block device's number. Displays as `major:minor`, which tables accept for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DevNum {
@@ -147,14 +150,18 @@ impl Dm {
     }
 
     /// The targets that the kernel has loaded, with their versions.
-    pub fn targets(&self) -> Result<Vec<(String, (u32, u32, u32))>> {
-        let versions = self.control.list_versions().map_err(|e| Error::new("listing targets of", "the kernel", e))?;
+    pub fn targets(&self) -> Result<Vec<(String, Version)>> {
+        let versions = self
+            .control
+            .list_versions()
+            .map_err(|e| Error::new("listing targets of", "the kernel", e))?;
         Ok(versions.into_iter().map(|(name, a, b, c)| (name, (a, b, c))).collect())
     }
 
     /// The names of all devices.
     pub fn devices(&self) -> Result<Vec<String>> {
-        let devices = self.control.list_devices().map_err(|e| Error::new("listing", "all devices", e))?;
+        let devices =
+            self.control.list_devices().map_err(|e| Error::new("listing", "all devices", e))?;
         Ok(devices.into_iter().map(|(name, _, _)| name.to_string()).collect())
     }
 
@@ -194,12 +201,14 @@ impl Dm {
 
     /// Makes a loaded table live, and lets I/O go on.
     pub fn resume(&self, name: &str) -> Result<()> {
-        call!("resuming", name, |id| self.control.device_suspend(id, private(DmFlags::empty()))).map(drop)
+        call!("resuming", name, |id| self.control.device_suspend(id, private(DmFlags::empty())))
+            .map(drop)
     }
 
     /// Removes a device. EBUSY while somebody has it open; the crate tries for a second.
     pub fn remove(&self, name: &str) -> Result<()> {
-        call!("removing", name, |id| self.control.device_remove(id, private(DmFlags::empty()))).map(drop)
+        call!("removing", name, |id| self.control.device_remove(id, private(DmFlags::empty())))
+            .map(drop)
     }
 
     /// Sends a message to the device's target.

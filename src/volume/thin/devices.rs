@@ -100,7 +100,16 @@ impl Devices {
         plan: MountPlan,
         patience: Duration,
     ) -> Self {
-        Self { dm, nodes, identity, pool, plan, patience, turns: Turns::default(), active: Mutex::default() }
+        Self {
+            dm,
+            nodes,
+            identity,
+            pool,
+            plan,
+            patience,
+            turns: Turns::default(),
+            active: Mutex::default(),
+        }
     }
 
     /// Makes the thin device active and its filesystem reachable, and opens its root directory.
@@ -113,7 +122,9 @@ impl Devices {
     fn activate_in_turn(&self, thin: ThinId, size: Sectors, access: Access) -> Result<OwnedFd> {
         match self.try_activate(thin, size, access, access) {
             // A filesystem that was not unmounted needs its journal replayed even for reading.
-            Err(DeviceError::Mount(e)) if access == Access::ReadOnly && e.errno() == Some(Errno::ROFS) => {
+            Err(DeviceError::Mount(e))
+                if access == Access::ReadOnly && e.errno() == Some(Errno::ROFS) =>
+            {
                 tracing::info!(%thin, "replaying the journal of a volume that was not unmounted");
                 self.try_activate(thin, size, access, Access::ReadWrite)
             }
@@ -121,7 +132,13 @@ impl Devices {
         }
     }
 
-    fn try_activate(&self, thin: ThinId, size: Sectors, access: Access, device: Access) -> Result<OwnedFd> {
+    fn try_activate(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        access: Access,
+        device: Access,
+    ) -> Result<OwnedFd> {
         let present = self.active.lock().remove(&thin);
         let mut active = match present {
             Some(active) if active.device == Access::ReadOnly && device == Access::ReadWrite => {
@@ -146,7 +163,13 @@ impl Devices {
     }
 
     /// Makes the device active.
-    fn open(&self, thin: ThinId, size: Sectors, device: Access, filesystem: Access) -> Result<Active> {
+    fn open(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        device: Access,
+        filesystem: Access,
+    ) -> Result<Active> {
         let name = self.identity.thin_name(thin);
         let table = Table::thin(size, self.pool, thin);
         let number = match self.dm.activate(&name, &table, device == Access::ReadOnly) {
@@ -157,7 +180,10 @@ impl Devices {
             Ok(path) => Ok(Active { number, path, device, filesystem, mount: None }),
             Err(source) => {
                 self.dm.remove(&name)?;
-                Err(DeviceError::Io { context: format!("finding a device node for {name}"), source })
+                Err(DeviceError::Io {
+                    context: format!("finding a device node for {name}"),
+                    source,
+                })
             }
         }
     }
@@ -185,10 +211,16 @@ impl Devices {
             false => self.superblock(&active.path)?.blocks_to_grow_to(size),
         };
         let Some(blocks) = grow else {
-            return Ok(mount_detached(self.plan.filesystem, &active.path, read_only, &self.plan.options)?);
+            return Ok(mount_detached(
+                self.plan.filesystem,
+                &active.path,
+                read_only,
+                &self.plan.options,
+            )?);
         };
         // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
-        let lazy: Vec<_> = self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
+        let lazy: Vec<_> =
+            self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
         let mount = mount_detached(self.plan.filesystem, &active.path, false, &lazy)?;
         let context = || format!("growing the filesystem to {blocks} blocks");
         let io = |source| DeviceError::Io { context: context(), source };
@@ -207,7 +239,8 @@ impl Devices {
     pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
         let _turn = self.turns.take(thin);
         let context = || format!("flushing thin device {thin}");
-        rustix::fs::syncfs(root).map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
+        rustix::fs::syncfs(root)
+            .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
         let mut active = self.active.lock();
         let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
             return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
@@ -266,7 +299,12 @@ impl Devices {
     }
 
     /// Runs `work` with the path of the inactive, or active but unmounted, device.
-    pub(super) fn with_device<T>(&self, thin: ThinId, size: Sectors, work: impl FnOnce(&Path) -> T) -> Result<T> {
+    pub(super) fn with_device<T>(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        work: impl FnOnce(&Path) -> T,
+    ) -> Result<T> {
         let _turn = self.turns.take(thin);
         let active = self.open(thin, size, Access::ReadWrite, Access::ReadWrite)?;
         let result = work(&active.path);
@@ -297,7 +335,10 @@ impl Devices {
         drop(root);
         let active = self.active.lock().remove(&thin);
         active.map_or(Ok(()), |active| self.close(thin, active))?;
-        counted.map_err(|source| DeviceError::Io { context: format!("counting inodes of {thin}"), source })
+        counted.map_err(|source| DeviceError::Io {
+            context: format!("counting inodes of {thin}"),
+            source,
+        })
     }
 
     /// Deactivates everything that is still active; the first error after trying all.
@@ -389,7 +430,9 @@ pub(super) fn volume_error(
     match error {
         DeviceError::Missing(_) => Error::Missing(volume),
         DeviceError::Busy(why) => Error::Busy(volume, why),
-        DeviceError::Io { context: inner, source } => error::io(format!("{context}: {inner}"), source),
+        DeviceError::Io { context: inner, source } => {
+            error::io(format!("{context}: {inner}"), source)
+        }
         DeviceError::Dm(_) | DeviceError::Mount(_) => error::backend(context, error),
     }
 }

@@ -70,10 +70,14 @@ pub enum Refusal {
     )]
     NotBlank(PathBuf),
     /// The metadata device is blank although the store knows a pool.
-    #[error("the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back")]
+    #[error(
+        "the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back"
+    )]
     Blank(PathBuf),
     /// A backing file is gone although the store knows a pool.
-    #[error("the pool's file {0} is gone, but the metadata store knows a pool: bring the file back")]
+    #[error(
+        "the pool's file {0} is gone, but the metadata store knows a pool: bring the file back"
+    )]
     FileGone(PathBuf),
     /// The path is no block device.
     #[error("{0} is no block device")]
@@ -90,7 +94,9 @@ pub enum Refusal {
     #[error("the device {0} of an earlier run is still open: unmount it, or end who uses it")]
     StillOpen(String),
     /// The root was made by the other backend.
-    #[error("volume {0} is a directory: this root was made with the native backend (--backend native)")]
+    #[error(
+        "volume {0} is a directory: this root was made with the native backend (--backend native)"
+    )]
     NativeVolume(VolumeId),
     /// mkfs failed.
     #[error("{program} failed: {output}")]
@@ -103,7 +109,10 @@ pub enum Refusal {
 }
 
 /// An error with what was being done.
-pub(super) fn backend(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Error {
+pub(super) fn backend(
+    context: impl Into<String>,
+    source: impl StdError + Send + Sync + 'static,
+) -> Error {
     Error::Backend { context: context.into(), source: Box::new(source) }
 }
 
@@ -115,7 +124,9 @@ pub(super) fn refused<T>(refusal: Refusal) -> Result<T> {
 /// An I/O error with what was being done; a full disk is its own kind.
 pub(super) fn io(context: impl Into<String>, source: io::Error) -> Error {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace(format!("{}: {source}", context.into())),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace(format!("{}: {source}", context.into()))
+        }
         _ => Error::Io { context: context.into(), source },
     }
 }
@@ -123,7 +134,10 @@ pub(super) fn io(context: impl Into<String>, source: io::Error) -> Error {
 /// A failed pool message.
 pub(super) fn pool_error(context: impl Into<String>, error: pool::Error) -> Error {
     if error.no_space() {
-        return Error::NoSpace(format!("{}: the pool's metadata is full; remove snapshots or grow it", context.into()));
+        return Error::NoSpace(format!(
+            "{}: the pool's metadata is full; remove snapshots or grow it",
+            context.into()
+        ));
     }
     backend(context, error)
 }
