@@ -13,6 +13,9 @@ use devicemapper::{
 
 use super::table::Table;
 
+/// The control device.
+const CONTROL: &str = "/dev/mapper/control";
+
 /// A device-mapper call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -145,6 +148,8 @@ macro_rules! call {
 impl Dm {
     /// Opens the control device.
     pub fn open() -> Result<Self> {
+        // The crate's own message hides which file it is about.
+        std::fs::File::open(CONTROL).map_err(|e| Error::Unavailable(format!("{CONTROL}: {e}")))?;
         let control = DM::new().map_err(|e| Error::Unavailable(e.to_string()))?;
         Ok(Self { control })
     }

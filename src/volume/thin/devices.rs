@@ -11,50 +11,25 @@
 //! Order of locks: a thin id's turn, then the map. No lock of another volume is held over an ioctl
 //! or a mount.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::error;
+use super::error::DeviceError;
 use super::ext4::Superblock;
 use super::identity::Identity;
-use crate::sys::mount::{MountError, mount_detached, reconfigure, root_directory};
+use super::turns::Turns;
+use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
-
-/// A thin device that could not be made reachable, or let go of.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DeviceError {
-    /// The pool has no such thin device.
-    #[error("the pool has no thin device {0}")]
-    Missing(ThinId),
-    /// A descriptor is still open.
-    #[error("{0}")]
-    Busy(String),
-    /// An ioctl failed.
-    #[error(transparent)]
-    Dm(#[from] dm::Error),
-    /// A mount call failed.
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    /// Reading or growing the filesystem failed.
-    #[error("{context}")]
-    Io {
-        /// What was being done.
-        context: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -380,59 +355,5 @@ pub(super) fn remove_when_closed(dm: &Dm, name: &str, patience: Duration) -> dm:
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-/// One at a time for each thin id; others are not kept waiting.
-#[derive(Debug, Default)]
-struct Turns {
-    taken: Mutex<HashSet<ThinId>>,
-    given_back: Condvar,
-}
-
-/// The right to work on one thin device. Given back when dropped.
-struct Turn<'a> {
-    turns: &'a Turns,
-    thin: ThinId,
-}
-
-impl Turns {
-    fn take(&self, thin: ThinId) -> Turn<'_> {
-        let mut taken = self.taken.lock();
-        while !taken.insert(thin) {
-            self.given_back.wait(&mut taken);
-        }
-        Turn { turns: self, thin }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.taken.lock().remove(&self.thin);
-        self.turns.given_back.notify_all();
-    }
-}
-
-impl From<DeviceError> for std::io::Error {
-    fn from(error: DeviceError) -> Self {
-        std::io::Error::other(error)
-    }
-}
-
-/// The volume layer's words for what went wrong with a volume's device.
-pub(super) fn volume_error(
-    volume: crate::types::VolumeId,
-    doing: &str,
-    error: DeviceError,
-) -> crate::volume::Error {
-    use crate::volume::Error;
-    let context = format!("{doing} volume {volume}");
-    match error {
-        DeviceError::Missing(_) => Error::Missing(volume),
-        DeviceError::Busy(why) => Error::Busy(volume, why),
-        DeviceError::Io { context: inner, source } => {
-            error::io(format!("{context}: {inner}"), source)
-        }
-        DeviceError::Dm(_) | DeviceError::Mount(_) => error::backend(context, error),
     }
 }

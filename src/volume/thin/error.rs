@@ -5,8 +5,9 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::mount::MountError;
 use crate::thin::dm::DevNum;
-use crate::thin::{dm, metadata, pool};
+use crate::thin::{ThinId, dm, metadata, pool};
 use crate::types::VolumeId;
 use crate::volume::{Error, Result};
 
@@ -152,5 +153,42 @@ pub(super) fn metadata_error(context: impl Into<String>, error: metadata::Error)
     match error {
         metadata::Error::Cancelled => Error::Cancelled(error.to_string()),
         metadata::Error::Io { .. } | metadata::Error::Damaged { .. } => backend(context, error),
+    }
+}
+
+/// A thin device that could not be made reachable, or let go of.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    /// The pool has no such thin device.
+    #[error("the pool has no thin device {0}")]
+    Missing(ThinId),
+    /// A descriptor is still open.
+    #[error("{0}")]
+    Busy(String),
+    /// An ioctl failed.
+    #[error(transparent)]
+    Dm(#[from] dm::Error),
+    /// A mount call failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Reading or growing the filesystem failed.
+    #[error("{context}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The volume layer's words for what went wrong with a volume's device.
+pub(super) fn volume_error(volume: VolumeId, doing: &str, error: DeviceError) -> Error {
+    let context = format!("{doing} volume {volume}");
+    match error {
+        DeviceError::Missing(_) => Error::Missing(volume),
+        DeviceError::Busy(why) => Error::Busy(volume, why),
+        DeviceError::Io { context: inner, source } => io(format!("{context}: {inner}"), source),
+        DeviceError::Dm(_) | DeviceError::Mount(_) => backend(context, error),
     }
 }

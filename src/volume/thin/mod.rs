@@ -10,8 +10,9 @@
 //! identity   the names of our devices
 //! assembly   the pool: found, built, taken down      files: its sparse files on loop devices
 //! ledger     thin ids, and the witness that pool and store belong together
+//! create     a thin device for a volume
 //! template   the filesystem that empty volumes start from
-//! devices    activation, detached mounts, seal
+//! devices    activation, detached mounts, seal       turns: one at a time on each
 //! usage      blocks and inodes of a volume's own
 //! reconcile  records against the pool
 //! describe   the lines of `status`
@@ -27,6 +28,7 @@
 
 mod assembly;
 mod config;
+mod create;
 mod describe;
 mod devices;
 mod error;
@@ -37,6 +39,7 @@ mod ledger;
 mod probe;
 mod reconcile;
 mod template;
+mod turns;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -56,13 +59,13 @@ pub use probe::available;
 use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
-use crate::thin::pool::{self, Pool};
+use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
-use crate::types::{Backing, Template, Usage, Volume, VolumeId, VolumeState};
+use crate::types::{Template, Usage, Volume, VolumeId};
 use assembly::Assembly;
-use devices::{Devices, MountPlan, volume_error};
-use error::{backend, dm_error, io, pool_error};
+use devices::{Devices, MountPlan};
+use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
 use ledger::Book;
 use reconcile::thin_id;
@@ -71,11 +74,6 @@ use usage::Meter;
 
 /// Bytes in a metadata block.
 const METADATA_BLOCK: u64 = 4096;
-/// Free metadata blocks that only removals may use: a 64th, within these bounds. A pool whose
-/// metadata is full does nothing at all any more.
-const METADATA_RESERVE: (u64, u64) = (64, 8192);
-/// How many ids that turn out to be taken are tried before something else must be wrong.
-const CREATE_TRIES: usize = 16;
 /// Volumes are whole filesystem blocks.
 const SIZE_UNIT: u64 = 4096;
 
@@ -147,68 +145,8 @@ impl ThinBackend {
         self.pool.status().map_err(|e| pool_error("reading the pool's status", e))
     }
 
-    /// Refuses before the pool gets full: full metadata would end in a pool that does nothing.
-    fn check_room(&self) -> Result<()> {
-        let status =
-            self.pool.check_healthy().map_err(|e| pool_error("looking for room in the pool", e))?;
-        let reserve = (status.metadata.total / 64).clamp(METADATA_RESERVE.0, METADATA_RESERVE.1);
-        let name = self.pool.name();
-        if status.metadata.free() <= reserve {
-            return Err(Error::NoSpace(format!(
-                "the metadata of the pool {name} is full but for a reserve of {reserve} blocks; remove snapshots or grow it"
-            )));
-        }
-        if status.data.free() == 0 || status.mode == PoolMode::OutOfDataSpace {
-            return Err(Error::NoSpace(format!(
-                "the pool {name} has no free data block; remove snapshots or grow it"
-            )));
-        }
-        Ok(())
-    }
-
     fn existing(&self) -> Result<Vec<ThinId>> {
         Ok(usage::list(&self.pool, &self.nodes)?.into_iter().map(|thin| thin.id).collect())
-    }
-
-    /// Takes an id and makes a thin device of it; `None` if what it should start from is missing. An id
-    /// that the pool has already, although no record says so, is faulty: noted, and never used again.
-    fn create_with(&self, make: impl Fn(ThinId) -> pool::Result<()>) -> Result<Option<ThinId>> {
-        for _ in 0..CREATE_TRIES {
-            let thin = self.book.next(&self.pool, &|| self.existing())?;
-            match make(thin) {
-                Ok(()) => return Ok(Some(thin)),
-                Err(e) if e.missing() => return Ok(None),
-                Err(e) if e.already_exists() => {
-                    tracing::warn!(%thin, "the pool has a thin device that no record names; its id is not used again");
-                    self.book.mark_faulty(thin)?;
-                }
-                Err(e) => return Err(pool_error(format!("making thin device {thin}"), e)),
-            }
-        }
-        Err(odd("making a thin device", format!("{CREATE_TRIES} ids in a row were taken already")))
-    }
-
-    /// What a volume with this origin and size starts from: thin id and size of its device.
-    fn base(&self, origin: Option<&Volume>, size: Option<u64>) -> Result<(ThinId, u64)> {
-        match origin {
-            Some(origin) => {
-                let thin = thin_id(origin)?;
-                if self.devices.is_live(thin) {
-                    return Err(Error::Busy(
-                        origin.id,
-                        "it is mounted for writing; only a sealed volume can be copied".to_owned(),
-                    ));
-                }
-                Ok((thin, origin.size))
-            }
-            None => {
-                let template = self.template(whole(size.unwrap_or(self.config.volume_size)))?;
-                let thin = ThinId::new(template.thin_id);
-                let thin =
-                    thin.ok_or_else(|| odd("making an empty volume", format!("bad {template:?}")))?;
-                Ok((thin, template.size))
-            }
-        }
     }
 
     /// What a volume's usage is measured against: its origin, or the template of its size.
@@ -262,31 +200,7 @@ impl Backend for ThinBackend {
     }
 
     fn create(&self, id: VolumeId, origin: Option<&Volume>, size: Option<u64>) -> Result<Volume> {
-        self.check_room()?;
-        let (base, base_size) = self.base(origin, size)?;
-        let size = size.map_or(base_size, whole);
-        if size < base_size {
-            let context =
-                format!("a volume of {size} bytes cannot hold a copy of one of {base_size} bytes");
-            return Err(Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() });
-        }
-        let thin = match (self.create_with(|thin| self.pool.create_snap(thin, base))?, origin) {
-            (Some(thin), _) => thin,
-            (None, Some(origin)) => return Err(Error::Missing(origin.id)),
-            (None, None) => {
-                return Err(odd(
-                    "making an empty volume",
-                    format!("the template {base} is gone from the pool"),
-                ));
-            }
-        };
-        Ok(Volume {
-            id,
-            state: VolumeState::Live,
-            origin: origin.map(|origin| origin.id),
-            size,
-            backing: Backing::Thin { thin_id: thin.get() },
-        })
+        self.create_volume(id, origin, size)
     }
 
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {

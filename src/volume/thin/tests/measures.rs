@@ -141,7 +141,9 @@ fn in_guest_a_prepare_costs_little_more_than_its_message() {
         let raw = format!("create_snap {} {}", 100_000 + n, thin(&parent));
         Dm::open().unwrap().message(backend.pool.name(), &raw).unwrap();
     });
-    let create = p50(&mut |n| drop(backend.create(VolumeId(10 + n), Some(&parent), None).unwrap()));
+    let create = p50(&mut |n| {
+        backend.create(VolumeId(10 + n), Some(&parent), None).unwrap();
+    });
     println!("p50: create {create:?}, raw create_snap message {message:?}");
     assert!(create < message * 3, "create {create:?}, create_snap {message:?}");
     backend.stop().unwrap();

@@ -107,7 +107,7 @@ fn in_guest_an_existing_pool_is_used_and_left_active() {
     let mounted = backend.activate(&volume, Access::ReadOnly).unwrap();
     drop(mounted);
     backend.stop().unwrap();
-    assert_eq!(rig.left_over(), [name.clone()]);
+    assert_eq!(rig.left_over(), std::slice::from_ref(&name));
     start(&name).unwrap().stop().unwrap();
     dm.remove(&name).unwrap();
     let refused = text(&start(&name).unwrap_err());
