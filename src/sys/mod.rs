@@ -2,5 +2,6 @@
 
 pub mod direct;
 pub mod ext4;
+pub mod handle;
 pub mod loopdev;
 pub mod mount;

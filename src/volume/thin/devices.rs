@@ -216,27 +216,45 @@ impl Devices {
         let context = || format!("flushing thin device {thin}");
         rustix::fs::syncfs(root)
             .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
-        let mut active = self.active.lock();
-        let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
-            return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
-        };
-        if *filesystem == Access::ReadOnly {
-            return Ok(());
-        }
-        // The map must not stay locked over the reconfiguration, which writes.
-        let mount = rustix::io::fcntl_dupfd_cloexec(&*mount, 0)
-            .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
-        drop(active);
-        match reconfigure(&mount, true, &[]) {
+        self.reconfigure(thin, Access::ReadOnly)
+    }
+
+    /// Takes a seal back, in place.
+    pub(super) fn unseal(&self, thin: ThinId) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        self.reconfigure(thin, Access::ReadWrite)
+    }
+
+    /// Changes what the mounted filesystem admits. In between it counts as writable.
+    fn reconfigure(&self, thin: ThinId, access: Access) -> Result<()> {
+        let Some(mount) = self.begin_reconfigure(thin, access)? else { return Ok(()) };
+        match reconfigure(&mount, access == Access::ReadOnly, &[]) {
             Err(e) if e.errno() == Some(Errno::BUSY) => {
                 return Err(DeviceError::Busy("a file is open for writing".to_owned()));
             }
             other => other?,
         }
         if let Some(active) = self.active.lock().get_mut(&thin) {
-            active.filesystem = Access::ReadOnly;
+            active.filesystem = access;
         }
         Ok(())
+    }
+
+    /// A descriptor of the mount of its own, for the map must not stay locked over a reconfiguration,
+    /// which writes. `None`: nothing to do.
+    fn begin_reconfigure(&self, thin: ThinId, access: Access) -> Result<Option<OwnedFd>> {
+        let mut active = self.active.lock();
+        let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
+            return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
+        };
+        if *filesystem == access {
+            return Ok(None);
+        }
+        let context = || "duplicating the mount's descriptor".to_owned();
+        let mount =
+            mount.try_clone().map_err(|source| DeviceError::Io { context: context(), source })?;
+        *filesystem = Access::ReadWrite;
+        Ok(Some(mount))
     }
 
     /// Whether a snapshot of it now would miss what is only in memory.

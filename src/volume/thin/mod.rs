@@ -225,6 +225,13 @@ impl Backend for ThinBackend {
         Ok(())
     }
 
+    fn unseal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
+        let unsealed = self.devices.unseal(thin_id(volume)?);
+        unsealed.map_err(|e| volume_error(volume.id, "making writable again", e))?;
+        mounted.access = Access::ReadWrite;
+        Ok(())
+    }
+
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()> {
         rustix::fs::syncfs(&mounted.root)
             .map_err(|e| io(format!("flushing volume {}", volume.id), e.into()))?;

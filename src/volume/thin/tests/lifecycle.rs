@@ -1,6 +1,7 @@
 //! A volume from create to destroy.
 
 use super::*;
+use crate::volume::{Pin, Volumes};
 
 #[test]
 fn in_guest_an_empty_volume_is_a_bare_root_directory() {
@@ -174,4 +175,45 @@ fn in_guest_a_full_pool_refuses_new_volumes_and_serves_again_after_a_removal() {
     backend.destroy(&volume).unwrap();
     backend.create(VolumeId(2), None, None).unwrap();
     backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_commit_that_was_not_recorded_leaves_the_volume_writable_in_place() {
+    let rig = Rig::new();
+    let volumes = Volumes::new(Arc::new(rig.start()), 2);
+    let volume = volumes.backend().create(VolumeId(1), None, None).unwrap();
+    let pin = volumes.pin(&volume, Access::ReadWrite).unwrap();
+    let path =
+        |name: &str| Path::new("/proc/self/fd").join(pin.root().as_raw_fd().to_string()).join(name);
+    std::fs::write(path("before"), "1").unwrap();
+    let seal = volumes.seal(&volume, Duration::from_secs(1)).unwrap();
+    assert_eq!(std::fs::write(path("sealed"), "2").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    drop(seal);
+    drop(pin.writer().expect("writable again"));
+    std::fs::write(path("after"), "3").unwrap();
+    volumes.seal(&volume, Duration::from_secs(1)).unwrap().keep();
+    assert!(matches!(pin.writer(), Err(Error::ReadOnly(_))));
+    drop(pin);
+    volumes.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
+#[test]
+fn in_guest_more_volumes_than_the_limit_are_used_in_turn() {
+    let rig = Rig::new();
+    let volumes = Volumes::new(Arc::new(rig.start()), 2);
+    let create = |id| volumes.backend().create(VolumeId(id), None, None).unwrap();
+    let made: Vec<_> = (1..=6).map(create).collect();
+    let path =
+        |pin: &Pin| Path::new("/proc/self/fd").join(pin.root().as_raw_fd().to_string()).join("f");
+    for volume in &made {
+        let pin = volumes.pin(volume, Access::ReadWrite).unwrap();
+        std::fs::write(path(&pin), volume.id.to_string()).unwrap();
+    }
+    for volume in &made {
+        let pin = volumes.pin(volume, Access::ReadOnly).unwrap();
+        assert_eq!(std::fs::read_to_string(path(&pin)).unwrap(), volume.id.to_string());
+    }
+    volumes.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
 }
