@@ -20,6 +20,7 @@ mod root;
 mod stop;
 
 pub use error::Error;
+pub use ledger::StoreLedger;
 
 use std::convert::Infallible;
 use std::sync::Arc;
