@@ -68,7 +68,14 @@ impl Fs {
     }
 
     /// Sets an attribute; `flags` say whether it must or must not exist.
-    pub fn setxattr(&self, caller: &Caller, node: NodeId, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()> {
         let (at, _writer) = self.at_to_set(caller, node, name)?;
         let file = self.cached.nodes.descriptor(&at)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
@@ -85,7 +92,12 @@ impl Fs {
         Ok(removexattr(proc_path(self.cached.nodes.descriptor(&at)?), name)?)
     }
 
-    fn at_to_set(&self, caller: &Caller, node: NodeId, name: &OsStr) -> Result<(At, crate::volume::Writer)> {
+    fn at_to_set(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &OsStr,
+    ) -> Result<(At, crate::volume::Writer)> {
         if self.place(node).is_some() || virtual_name(node, name).is_some() {
             return Err(Errno::PERM.into());
         }
@@ -99,7 +111,9 @@ impl Fs {
             return self.at(caller, node).map(Peek::At);
         }
         match self.peek(caller, node)? {
-            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => self.at(caller, node).map(Peek::At),
+            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => {
+                self.at(caller, node).map(Peek::At)
+            }
             peek => Ok(peek),
         }
     }
@@ -150,7 +164,8 @@ fn virtual_name(node: NodeId, name: &OsStr) -> Option<&str> {
 /// Elsewhere the kernel decides that; here it tells us the caller's main group only.
 fn keeps_set_group_id(caller: &Caller, file: &Descriptor<'_>) -> Result<bool> {
     let stat = fstat(file)?;
-    Ok(stat.st_mode & 0o2000 != 0 && (caller.uid == 0 || caller.gid == stat.st_gid || in_group(caller.pid, stat.st_gid)))
+    Ok(stat.st_mode & 0o2000 != 0
+        && (caller.uid == 0 || caller.gid == stat.st_gid || in_group(caller.pid, stat.st_gid)))
 }
 
 fn in_group(pid: u32, gid: u32) -> bool {
@@ -162,7 +177,9 @@ fn in_group(pid: u32, gid: u32) -> bool {
 }
 
 /// Calls with a buffer that is short at first, and as long as can be if that doesn't do.
-fn with_buffer(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+fn with_buffer(
+    call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
     let mut short = [0; 256];
     match call(&mut short) {
         Ok(len) => Ok(short[..len].to_vec()),

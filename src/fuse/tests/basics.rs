@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt, symlink};
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, RenameFlags, Timespec, Timestamps,
+};
 
 use super::*;
 
@@ -22,7 +24,12 @@ fn files_come_back_as_they_were_written() {
         file.read_exact_at(&mut back, 1_000_000).unwrap();
         assert_eq!(&back, b"changed");
         drop(file);
-        fs::File::options().append(true).open(root.join("file")).unwrap().write_all(b"end").unwrap();
+        fs::File::options()
+            .append(true)
+            .open(root.join("file"))
+            .unwrap()
+            .write_all(b"end")
+            .unwrap();
         assert_eq!(fs::metadata(root.join("file")).unwrap().len(), 3_000_003);
         fs::File::options().write(true).truncate(true).open(root.join("file")).unwrap();
         assert_eq!(fs::metadata(root.join("file")).unwrap().len(), 0);
@@ -43,7 +50,13 @@ fn content_goes_past_the_daemon_where_the_kernel_can() {
 fn several_opens_of_one_file_share_a_way() {
     for mounted in [Mounted::new(), Mounted::without_passthrough()] {
         let root = mounted.empty("a");
-        let first = fs::File::options().read(true).write(true).create(true).truncate(false).open(root.join("f")).unwrap();
+        let first = fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(root.join("f"))
+            .unwrap();
         let second = fs::File::options().read(true).write(true).open(root.join("f")).unwrap();
         first.write_all_at(b"one", 0).unwrap();
         let third = fs::File::open(root.join("f")).unwrap();
@@ -61,7 +74,12 @@ fn direct_io_reads_what_buffered_io_wrote() {
         let root = mounted.empty("a");
         fs::write(root.join("f"), vec![7; 8192]).unwrap();
         use std::os::unix::fs::OpenOptionsExt;
-        let direct = fs::File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(root.join("f")).unwrap();
+        let direct = fs::File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(root.join("f"))
+            .unwrap();
         let mut buffer = vec![0; 4096 * 3];
         let start = buffer.as_ptr().align_offset(4096);
         let aligned = &mut buffer[start..start + 4096];
@@ -141,7 +159,9 @@ fn symlinks_and_special_files_are_what_they_were_made() {
     let long = "x".repeat(4000);
     symlink(&long, root.join("long")).unwrap();
     assert_eq!(fs::read_link(root.join("long")).unwrap(), Path::new(&long));
-    let make = |name: &str, kind, device| rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from(0o640), device).unwrap();
+    let make = |name: &str, kind, device| {
+        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from(0o640), device).unwrap()
+    };
     make("fifo", FileType::Fifo, 0);
     make("socket", FileType::Socket, 0);
     make("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3));
@@ -193,8 +213,14 @@ fn attributes_change_one_by_one_and_together() {
     };
     rustix::fs::utimensat(CWD, &file, &times, AtFlags::empty()).unwrap();
     let meta = fs::metadata(&file).unwrap();
-    assert_eq!((meta.atime(), meta.atime_nsec(), meta.mtime(), meta.mtime_nsec()), (-5, 123_456_789, 1_700_000_000, 987_654_321));
-    let keep_access = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT }, ..times };
+    assert_eq!(
+        (meta.atime(), meta.atime_nsec(), meta.mtime(), meta.mtime_nsec()),
+        (-5, 123_456_789, 1_700_000_000, 987_654_321)
+    );
+    let keep_access = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        ..times
+    };
     rustix::fs::utimensat(CWD, &file, &keep_access, AtFlags::empty()).unwrap();
     assert_eq!(fs::metadata(&file).unwrap().atime(), -5);
     symlink("f", root.join("link")).unwrap();
@@ -230,10 +256,21 @@ fn length_changes_by_path_and_by_handle() {
 fn holes_are_made_found_and_kept() {
     for mounted in [Mounted::new(), Mounted::without_passthrough()] {
         let root = mounted.empty("a");
-        let file = fs::File::options().read(true).write(true).create_new(true).open(root.join("f")).unwrap();
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(root.join("f"))
+            .unwrap();
         file.write_all_at(&[1; 1 << 16], 0).unwrap();
         file.write_all_at(&[1; 1 << 16], 1 << 20).unwrap();
-        rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, 1 << 12).unwrap();
+        rustix::fs::fallocate(
+            &file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            0,
+            1 << 12,
+        )
+        .unwrap();
         let seek = |position| rustix::fs::seek(&file, position).unwrap();
         assert_eq!(seek(rustix::fs::SeekFrom::Data(0)), 1 << 12);
         assert_eq!(seek(rustix::fs::SeekFrom::Hole(1 << 12)), 1 << 16);
@@ -259,7 +296,10 @@ fn space_is_that_of_the_backing_filesystem_and_above_of_the_pool() {
     let root = mounted.empty("a");
     let inside = rustix::fs::statvfs(&root).unwrap();
     let backing = rustix::fs::statvfs(mounted.rig.dir.path()).unwrap();
-    assert_eq!((inside.f_blocks, inside.f_files, inside.f_namemax), (backing.f_blocks, backing.f_files, 255));
+    assert_eq!(
+        (inside.f_blocks, inside.f_files, inside.f_namemax),
+        (backing.f_blocks, backing.f_files, 255)
+    );
     let above = rustix::fs::statvfs(mounted.path("")).unwrap();
     assert!(above.f_blocks > 0 && above.f_bfree <= above.f_blocks);
 }
@@ -305,9 +345,15 @@ fn mapped_writes_show_in_content_and_times() {
         assert_eq!(fs::metadata(&path).unwrap().mtime(), 1_000_000);
         // No crate here maps memory, so a program that does is asked: it maps, changes a byte, unmaps.
         let script = "import mmap,sys\nwith open(sys.argv[1],'r+b') as f:\n m=mmap.mmap(f.fileno(),0)\n m[5]=9\n m.flush()\n m.close()";
-        let done = std::process::Command::new("python3").args(["-c", script]).arg(&path).status().expect("needs python3");
+        let done = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .status()
+            .expect("needs python3");
         assert!(done.success());
         assert_eq!(fs::read(&path).unwrap()[5], 9);
-        wait_until("the time of the mapped write shows", || fs::metadata(&path).unwrap().mtime() != 1_000_000);
+        wait_until("the time of the mapped write shows", || {
+            fs::metadata(&path).unwrap().mtime() != 1_000_000
+        });
     }
 }

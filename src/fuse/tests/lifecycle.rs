@@ -6,7 +6,9 @@ use super::*;
 use crate::fuse::{Unmounted, clear_stale_mount};
 
 fn is_mounted(path: &Path) -> bool {
-    fs::read_to_string("/proc/self/mounts").unwrap().contains(&format!(" {} fuse.thinfs ", path.display()))
+    fs::read_to_string("/proc/self/mounts")
+        .unwrap()
+        .contains(&format!(" {} fuse.thinfs ", path.display()))
 }
 
 #[test]
@@ -43,7 +45,8 @@ fn busy_mount_goes_out_of_sight_and_is_served_until_it_is_left() {
 #[test]
 fn unmount_by_somebody_else_is_noticed() {
     let mounted = Mounted::new();
-    rustix::mount::unmount(mounted.mountpoint.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+    rustix::mount::unmount(mounted.mountpoint.path(), rustix::mount::UnmountFlags::empty())
+        .unwrap();
     wait_until("the session has ended", || !mounted.session.is_alive());
     assert_eq!(mounted.session.unmount().unwrap(), Unmounted::Clean);
 }
@@ -70,10 +73,20 @@ fn mount_left_by_a_killed_daemon_is_cleared() {
     for _ in 0..2 {
         // A device that is closed without having been served: what a killed daemon leaves.
         let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", std::os::fd::AsRawFd::as_raw_fd(&device));
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            std::os::fd::AsRawFd::as_raw_fd(&device)
+        );
         let options = std::ffi::CString::new(options).unwrap();
         let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("x", mountpoint.path(), "fuse.thinfs", flags, Some(options.as_c_str())).unwrap();
+        rustix::mount::mount(
+            "x",
+            mountpoint.path(),
+            "fuse.thinfs",
+            flags,
+            Some(options.as_c_str()),
+        )
+        .unwrap();
         drop(device);
     }
     assert_eq!(errno(fs::metadata(mountpoint.path())), libc::ENOTCONN);

@@ -75,7 +75,8 @@ pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
 /// The names in a directory, in order.
 pub fn names(path: impl AsRef<Path>) -> Vec<String> {
     let entries = std::fs::read_dir(path).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

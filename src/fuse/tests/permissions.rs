@@ -8,9 +8,17 @@ use super::*;
 
 /// Runs a shell command as another user, with these supplementary groups.
 fn as_user(uid: u32, gid: u32, groups: &str, command: &str) -> bool {
-    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+    let groups =
+        if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
     let mut run = Command::new("setpriv");
-    run.args([format!("--reuid={uid}"), format!("--regid={gid}"), groups, "sh".into(), "-c".into(), command.into()]);
+    run.args([
+        format!("--reuid={uid}"),
+        format!("--regid={gid}"),
+        groups,
+        "sh".into(),
+        "-c".into(),
+        command.into(),
+    ]);
     run.stderr(std::process::Stdio::null()).status().expect("needs setpriv").success()
 }
 
@@ -30,7 +38,12 @@ fn files_belong_to_whoever_made_them() {
     let root = mounted.empty("a");
     open_to_all(&root);
     let at = root.display();
-    assert!(as_user(1000, 1001, "", &format!("umask 027; cd {at} && touch f && mkdir d && ln -s x l && mkfifo p")));
+    assert!(as_user(
+        1000,
+        1001,
+        "",
+        &format!("umask 027; cd {at} && touch f && mkdir d && ln -s x l && mkfifo p")
+    ));
     for (name, mode) in [("f", 0o640), ("d", 0o750), ("l", 0o777), ("p", 0o640)] {
         let meta = fs::symlink_metadata(root.join(name)).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1000, 1001, mode), "{name}");
@@ -52,7 +65,8 @@ fn permissions_hold_for_others_and_supplementary_groups_count() {
     assert!(!as_user(1000, 1000, "", &format!("touch {at}/group/f")));
     assert!(!as_user(1000, 1000, "", &format!("chmod 666 {at}/secret")));
     assert!(as_user(1000, 1000, "2000", &format!("touch {at}/group/f && mkdir {at}/group/d")));
-    let (file, directory) = (fs::metadata(root.join("group/f")).unwrap(), fs::metadata(root.join("group/d")).unwrap());
+    let (file, directory) =
+        (fs::metadata(root.join("group/f")).unwrap(), fs::metadata(root.join("group/d")).unwrap());
     assert_eq!((file.uid(), file.gid()), (1000, 2000));
     assert_eq!((directory.gid(), directory.mode() & 0o2000), (2000, 0o2000));
 }
@@ -105,7 +119,10 @@ fn change_by_another_user_clears_set_user_id() {
             fs::write(&file, vec![0; 8192]).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o6777)).unwrap();
             assert_eq!(mode(&file), 0o6777);
-            assert!(as_user(1000, 1000, "", &change.replace('F', file.to_str().unwrap())), "{change}");
+            assert!(
+                as_user(1000, 1000, "", &change.replace('F', file.to_str().unwrap())),
+                "{change}"
+            );
             assert_eq!(mode(&file), 0o777, "{change}");
         }
         let file = root.join("owned");
@@ -124,7 +141,13 @@ fn file_capabilities_go_when_the_file_changes() {
         fs::write(&file, "x").unwrap();
         let capability = [0, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let has = || rustix::fs::getxattr(&file, "security.capability", &mut [0_u8; 64]).is_ok();
-        rustix::fs::setxattr(&file, "security.capability", &capability, rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::setxattr(
+            &file,
+            "security.capability",
+            &capability,
+            rustix::fs::XattrFlags::empty(),
+        )
+        .unwrap();
         assert!(has());
         fs::write(&file, "changed").unwrap();
         assert!(!has());
@@ -149,7 +172,12 @@ fn default_acl_takes_the_place_of_the_umask() {
     open_to_all(&root);
     let at = root.display();
     shell(&format!("mkdir -m 777 {at}/d && setfacl -d -m u::rwx,g::rwx,o::-,u:77:rw {at}/d"));
-    assert!(as_user(1000, 1000, "", &format!("umask 077; touch {at}/d/f {at}/plain; mkdir {at}/d/sub")));
+    assert!(as_user(
+        1000,
+        1000,
+        "",
+        &format!("umask 077; touch {at}/d/f {at}/plain; mkdir {at}/d/sub")
+    ));
     assert_eq!(mode(root.join("plain")), 0o600);
     assert_eq!(mode(root.join("d/f")), 0o660);
     let acl = shell(&format!("getfacl -cpE {at}/d/f {at}/d/sub"));
@@ -193,7 +221,13 @@ fn trusted_attributes_are_hidden_from_other_users() {
     let mounted = Mounted::new();
     let root = mounted.empty("a");
     fs::write(root.join("f"), "").unwrap();
-    rustix::fs::setxattr(root.join("f"), "trusted.x", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(root.join("f"), "trusted.x", b"1", rustix::fs::XattrFlags::empty())
+        .unwrap();
     let script = "import os,sys; sys.exit(len(os.listxattr(sys.argv[1])))";
-    assert!(as_user(1000, 1000, "", &format!("python3 -c '{script}' {}", root.join("f").display())));
+    assert!(as_user(
+        1000,
+        1000,
+        "",
+        &format!("python3 -c '{script}' {}", root.join("f").display())
+    ));
 }

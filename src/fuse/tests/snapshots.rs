@@ -23,14 +23,23 @@ fn mkdir_prepares_mv_commits_rmdir_removes() {
     let mounted = Mounted::new();
     let root = mounted.path("active/one two");
     fs::create_dir(&root).unwrap();
-    assert_eq!(mounted.rig.snapshots.stat(&ns(), &key("one two")).unwrap().snapshot.kind, Kind::Active);
+    assert_eq!(
+        mounted.rig.snapshots.stat(&ns(), &key("one two")).unwrap().snapshot.kind,
+        Kind::Active
+    );
     assert_eq!(mode(&root), 0o755);
     fs::write(root.join("f"), "content").unwrap();
     fs::rename(&root, mounted.path("committed/layer")).unwrap();
     assert!(!root.exists());
     assert_eq!(fs::read(mounted.path("committed/layer/f")).unwrap(), b"content");
-    assert_eq!((names(mounted.path("active")), names(mounted.path("committed"))), (vec![], vec!["layer".to_owned()]));
-    assert_eq!(mounted.rig.snapshots.stat(&ns(), &key("layer")).unwrap().snapshot.kind, Kind::Committed);
+    assert_eq!(
+        (names(mounted.path("active")), names(mounted.path("committed"))),
+        (vec![], vec!["layer".to_owned()])
+    );
+    assert_eq!(
+        mounted.rig.snapshots.stat(&ns(), &key("layer")).unwrap().snapshot.kind,
+        Kind::Committed
+    );
     fs::remove_dir(mounted.path("committed/layer")).unwrap();
     assert!(mounted.rig.snapshots.stat(&ns(), &key("layer")).is_err());
     assert_eq!(names(mounted.path("committed")), Vec::<String>::new());
@@ -63,10 +72,16 @@ fn what_the_rules_forbid_is_refused_with_the_fitting_errno() {
     assert!([libc::EEXIST, libc::ENOTEMPTY].contains(&taken), "{taken}");
     assert_eq!(errno(fs::write(at("active/file"), "")), libc::EPERM);
     assert_eq!(errno(symlink("x", at("active/link"))), libc::EPERM);
-    assert_eq!(rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::empty(), 0).unwrap_err(), rustix::io::Errno::PERM);
+    assert_eq!(
+        rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::empty(), 0).unwrap_err(),
+        rustix::io::Errno::PERM
+    );
     assert_eq!(errno(fs::remove_dir(at("active"))), libc::EPERM);
     assert_eq!(errno(fs::remove_file(at("active/k"))), libc::EISDIR);
-    assert_eq!(errno(fs::set_permissions(at("active"), fs::Permissions::from_mode(0o777))), libc::EPERM);
+    assert_eq!(
+        errno(fs::set_permissions(at("active"), fs::Permissions::from_mode(0o777))),
+        libc::EPERM
+    );
     assert_eq!(errno(fs::metadata(at("active/%6b"))), libc::ENOENT);
     assert_eq!(errno(fs::metadata(at("view/k"))), libc::ENOENT);
     assert!(at("active/k").exists());
@@ -83,11 +98,18 @@ fn read_only_kinds_refuse_every_change() {
     mounted.settle();
     for root in [mounted.path("committed/layer"), mounted.path("view/look")] {
         let f = root.join("f");
-        let mknod = |kind| std::io::Error::from(rustix::fs::mknodat(CWD, root.join("n"), kind, Mode::from(0o600), 0).unwrap_err());
+        let mknod = |kind| {
+            std::io::Error::from(
+                rustix::fs::mknodat(CWD, root.join("n"), kind, Mode::from(0o600), 0).unwrap_err(),
+            )
+        };
         let times = fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH);
         let failures = [
             ("open for writing", fs::File::options().write(true).open(&f).map(drop)),
-            ("open and truncate", fs::File::options().write(true).truncate(true).open(&f).map(drop)),
+            (
+                "open and truncate",
+                fs::File::options().write(true).truncate(true).open(&f).map(drop),
+            ),
             ("create", fs::write(root.join("new"), "")),
             ("mkdir", fs::create_dir(root.join("new"))),
             ("symlink", symlink("x", root.join("new"))),
@@ -101,7 +123,10 @@ fn read_only_kinds_refuse_every_change() {
             ("chown", std::os::unix::fs::chown(&f, Some(1), None)),
             ("utimens", fs::File::open(&f).unwrap().set_times(times)),
             ("truncate", nix::unistd::truncate(&f, 0).map_err(Into::into)),
-            ("setxattr", rustix::fs::setxattr(&f, "user.x", b"", XattrFlags::empty()).map_err(Into::into)),
+            (
+                "setxattr",
+                rustix::fs::setxattr(&f, "user.x", b"", XattrFlags::empty()).map_err(Into::into),
+            ),
             ("removexattr", rustix::fs::removexattr(&f, "user.x").map_err(Into::into)),
         ];
         for (what, result) in failures {
@@ -135,7 +160,10 @@ fn changes_from_elsewhere_show_once_settled() {
     mounted.rig.commit("n", "k");
     mounted.settle();
     assert!(!mounted.path("active/k").exists());
-    assert_eq!((names(mounted.path("active")), names(mounted.path("committed"))), (vec![], vec!["n".to_owned()]));
+    assert_eq!(
+        (names(mounted.path("active")), names(mounted.path("committed"))),
+        (vec![], vec!["n".to_owned()])
+    );
     assert_eq!(fs::read(mounted.path("committed/n/f")).unwrap(), b"x");
     mounted.rig.snapshots.remove(&ns(), &key("n")).unwrap();
     mounted.settle();
@@ -281,7 +309,8 @@ fn ten_thousand_snapshots_list_fast_without_activating_one() {
     assert_eq!((listed, mounted.rig.activated()), (10_000, 0));
     assert!(took < Duration::from_secs(1), "{took:?}");
     let start = Instant::now();
-    let long = std::process::Command::new("ls").arg("-l").arg(mounted.path("active")).output().unwrap();
+    let long =
+        std::process::Command::new("ls").arg("-l").arg(mounted.path("active")).output().unwrap();
     assert_eq!(long.stdout.iter().filter(|byte| **byte == b'\n').count(), 10_001);
     assert!(mounted.rig.activated() < 100, "{}", mounted.rig.activated());
     eprintln!("ls: {took:?}, ls -l: {:?}", start.elapsed());
@@ -299,7 +328,11 @@ fn listing_goes_on_while_snapshots_come_and_go() {
     for (n, entry) in fs::read_dir(mounted.path("active")).unwrap().enumerate() {
         seen.push(entry.unwrap().file_name().into_string().unwrap());
         if n % 400 == 0 {
-            mounted.rig.snapshots.remove(&ns(), &key(&format!("gone{:04}", 1999 - n / 400))).unwrap();
+            mounted
+                .rig
+                .snapshots
+                .remove(&ns(), &key(&format!("gone{:04}", 1999 - n / 400)))
+                .unwrap();
             mounted.rig.prepare(&format!("new{n}"), None);
         }
     }

@@ -15,14 +15,21 @@ fn descriptors() -> usize {
 fn open_file_without_a_name_works_on() {
     for mounted in [Mounted::new(), Mounted::without_passthrough()] {
         let root = mounted.empty("a");
-        let mut file = fs::File::options().read(true).write(true).create_new(true).open(root.join("f")).unwrap();
+        let mut file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(root.join("f"))
+            .unwrap();
         fs::remove_file(root.join("f")).unwrap();
         file.write_all(b"content").unwrap();
         file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
         file.set_len(4).unwrap();
         let meta = file.metadata().unwrap();
         assert_eq!((meta.nlink(), meta.len(), meta.mode() & 0o777), (0, 4, 0o640));
-        let mut again = fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file))).unwrap();
+        let mut again =
+            fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)))
+                .unwrap();
         let mut text = String::new();
         again.read_to_string(&mut text).unwrap();
         assert_eq!(text, "cont");
@@ -79,7 +86,8 @@ fn descriptors_stay_bounded_when_many_files_are_known() {
         fs::write(root.join(format!("{n}/f")), "").unwrap();
     }
     for n in 0..6000 {
-        fs::set_permissions(root.join(format!("{n}/f")), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(root.join(format!("{n}/f")), fs::Permissions::from_mode(0o600))
+            .unwrap();
     }
     assert!(descriptors() < 4096 + 200, "{}", descriptors());
 }

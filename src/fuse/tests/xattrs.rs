@@ -37,7 +37,12 @@ fn attributes_are_set_listed_and_removed() {
     assert_eq!(get(&file, "trusted.two").unwrap(), vec![7; 2000]);
     assert_eq!(getxattr(&file, "trusted.two", &mut [0_u8; 10]).unwrap_err(), Errno::RANGE);
     let names = list(&file);
-    assert!(["user.one\0", "trusted.two\0", "security.capability\0"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert!(
+        ["user.one\0", "trusted.two\0", "security.capability\0"]
+            .iter()
+            .all(|name| names.contains(name)),
+        "{names:?}"
+    );
     removexattr(&file, "user.one").unwrap();
     assert_eq!(get(&file, "user.one").unwrap_err(), Errno::NODATA);
     std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
@@ -55,7 +60,8 @@ fn snapshot_says_what_it_is_on_its_root() {
     mounted.empty("base");
     mounted.rig.commit("layer", "base");
     let labels = Labels::from([("containerd.io/x".to_owned(), "some value".to_owned())]);
-    let info = mounted.rig.snapshots.prepare(&ns(), &key("c/1"), Some(&key("layer")), labels).unwrap();
+    let info =
+        mounted.rig.snapshots.prepare(&ns(), &key("c/1"), Some(&key("layer")), labels).unwrap();
     let root = mounted.path("active/c%2F1");
     for (name, value) in [
         ("thinfs.key", "c/1".to_owned()),
@@ -65,12 +71,18 @@ fn snapshot_says_what_it_is_on_its_root() {
         ("thinfs.id", info.snapshot.id.to_string()),
         ("thinfs.labels.containerd.io/x", "some value".to_owned()),
     ] {
-        assert_eq!(get(&root, name).map(|value| String::from_utf8(value).unwrap()), Ok(value), "{name}");
+        assert_eq!(
+            get(&root, name).map(|value| String::from_utf8(value).unwrap()),
+            Ok(value),
+            "{name}"
+        );
     }
-    let created: jiff::Timestamp = String::from_utf8(get(&root, "thinfs.created").unwrap()).unwrap().parse().unwrap();
+    let created: jiff::Timestamp =
+        String::from_utf8(get(&root, "thinfs.created").unwrap()).unwrap().parse().unwrap();
     assert_eq!(created, jiff::Timestamp::try_from(info.snapshot.created).unwrap());
     fs::write(root.join("f"), vec![1; 100_000]).unwrap();
-    let size: u64 = String::from_utf8(get(&root, "thinfs.usage.size").unwrap()).unwrap().parse().unwrap();
+    let size: u64 =
+        String::from_utf8(get(&root, "thinfs.usage.size").unwrap()).unwrap().parse().unwrap();
     assert!(size >= 100_000, "{size}");
     assert!(get(&root, "thinfs.usage.inodes").is_ok());
     assert_eq!(get(mounted.path("committed/layer"), "thinfs.parent").unwrap_err(), Errno::NODATA);
