@@ -199,7 +199,8 @@ fn detach(mountpoint: &Path) -> io::Result<Unmounted> {
 /// there was anything.
 pub fn clear_stale_mount(mountpoint: &Path) -> io::Result<bool> {
     for cleared in 0..MAX_STALE {
-        match rustix::fs::stat(mountpoint) {
+        // Attributes may be answered from the kernel's cache; the space is always asked for.
+        match rustix::fs::statfs(mountpoint) {
             Err(Errno::NOTCONN) => {
                 unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?
             }

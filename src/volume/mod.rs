@@ -32,6 +32,7 @@ pub mod native;
 mod pin;
 mod seal;
 mod slots;
+pub mod thin;
 mod volumes;
 mod worker;
 

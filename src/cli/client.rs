@@ -1,0 +1,49 @@
+//! The connection to the daemon.
+
+use std::io;
+use std::path::Path;
+
+use tonic::transport::{self, Channel, Endpoint};
+
+use super::error::{Error, Result};
+use crate::grpc::proto::thinfs::admin::v1::admin_client::AdminClient;
+
+/// The daemon's admin service, and the namespace that the user works in.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) admin: AdminClient<Channel>,
+    pub(super) namespace: String,
+}
+
+impl Client {
+    /// Connects; tells "not running" apart from other failures.
+    pub(super) async fn connect(socket: &Path, namespace: String) -> Result<Self> {
+        let path = socket.to_str().ok_or_else(|| Error::SocketPath(socket.to_owned()))?;
+        let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|source| failed(socket, source))?;
+        let channel = endpoint.connect().await.map_err(|source| failed(socket, source))?;
+        // A message of a hundred snapshots can hold 100 × (key + parent + labels): no limit here.
+        let admin = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
+        Ok(Self { admin, namespace })
+    }
+
+    /// The namespace, for a request.
+    pub(super) fn ns(&self) -> String {
+        self.namespace.clone()
+    }
+}
+
+/// tonic says "transport error"; what the user needs to know stands among its causes.
+fn failed(socket: &Path, source: transport::Error) -> Error {
+    let socket = socket.to_owned();
+    match io_kind(&source) {
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::NotRunning(socket),
+        Some(io::ErrorKind::PermissionDenied) => Error::NotAllowed(socket),
+        _ => Error::Unreachable { socket, source },
+    }
+}
+
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
+}

@@ -1,0 +1,375 @@
+//! The thin backend: one filesystem on one thin device of one thin-pool for each volume.
+//!
+//! Owns the pool (found, or made by itself), the thin ids, the active devices with their detached
+//! mounts. Knows volumes and the pool's record; knows no key, no snapshot and no RocksDB: the
+//! record is kept through [`PoolLedger`].
+//!
+//! ```text
+//! probe      can this machine do it
+//! config     what an operator chooses
+//! identity   the names of our devices
+//! assembly   the pool: found, built, taken down      files: its sparse files on loop devices
+//! ledger     thin ids, and the witness that pool and store belong together
+//! create     a thin device for a volume
+//! template   the filesystem that empty volumes start from
+//! devices    activation, detached mounts, seal       turns: one at a time on each
+//! usage      blocks and inodes of a volume's own
+//! reconcile  records against the pool
+//! describe   the lines of `status`
+//! ```
+//!
+//! Invariants: a volume's thin device never changes; a sealed volume is never written again; only
+//! volumes that are not live (sealed, or inactive) become origins, so no origin is ever suspended. Order of
+//! locks: template, turn of a thin id, ids, metadata snapshot, pool message. No lock is held over
+//! a mount or mkfs but the turn of the thin id concerned, and that of templates.
+//!
+//! After a crash at any point: a thin id that no record names is garbage and `reconcile` deletes it;
+//! nothing else needs repair.
+
+mod assembly;
+mod config;
+mod create;
+mod describe;
+mod devices;
+mod error;
+mod ext4;
+mod files;
+mod identity;
+mod ledger;
+mod probe;
+mod reconcile;
+mod template;
+mod turns;
+mod usage;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+pub use config::{Filesystem, PoolSource, ThinConfig, WhenFull};
+pub use error::Refusal;
+pub use ledger::{LedgerError, PoolLedger, RANGE};
+pub use probe::available;
+
+use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result};
+use crate::thin::dm::Dm;
+use crate::thin::node::Nodes;
+use crate::thin::pool::Pool;
+use crate::thin::status::{PoolMode, PoolStatus};
+use crate::thin::{Sectors, ThinId};
+use crate::types::{Template, Usage, Volume, VolumeId};
+use assembly::Assembly;
+use devices::{Devices, MountPlan};
+use error::{backend, dm_error, io, pool_error, volume_error};
+use identity::Identity;
+use ledger::Book;
+use reconcile::thin_id;
+use template::Recipe;
+use usage::Meter;
+
+/// Bytes in a metadata block.
+const METADATA_BLOCK: u64 = 4096;
+/// Volumes are whole filesystem blocks.
+const SIZE_UNIT: u64 = 4096;
+
+/// The thin backend. Made by [`ThinBackend::start`], ended by [`Backend::stop`]; dropping it
+/// without that leaves everything active for the next start to find.
+pub struct ThinBackend {
+    config: ThinConfig,
+    recipe: Recipe,
+    nodes: Nodes,
+    pool: Pool,
+    assembly: Assembly,
+    book: Book,
+    devices: Devices,
+    meter: Meter,
+    /// One template is made at a time.
+    template: Mutex<()>,
+}
+
+impl fmt::Debug for ThinBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThinBackend").field("pool", &self.pool.name()).finish_non_exhaustive()
+    }
+}
+
+impl ThinBackend {
+    /// Finds or builds the pool and sees that it belongs to the ledger. After an error nothing of ours is left
+    /// active. [`Backend::reconcile`] must follow before anything else.
+    pub fn start(config: ThinConfig, ledger: Arc<dyn PoolLedger>) -> Result<Self> {
+        let private = config.private();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&private)
+            .map_err(|e| io(format!("making {}", private.display()), e))?;
+        let identity = Identity::of(&private)?;
+        let dm = Arc::new(Dm::open().map_err(|e| dm_error("starting the thin backend", e))?);
+        let known = ledger.load().map_err(|source| Error::Backend {
+            context: "loading the pool's record".to_owned(),
+            source,
+        })?;
+        let (pool, assembly) = Assembly::build(&config, &dm, identity, known.is_some())?;
+        let nodes = Nodes::new(private.join("dev"));
+        let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
+        let book = match Book::open(ledger, &pool, identity.0, &count) {
+            Ok(book) => book,
+            Err(error) => {
+                drop(pool);
+                assembly.abandon();
+                return Err(error);
+            }
+        };
+        let plan = mount_plan(&config);
+        let devices =
+            Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        Ok(Self {
+            recipe: Recipe::new(&config),
+            nodes,
+            meter: Meter::default(),
+            template: Mutex::new(()),
+            config,
+            pool,
+            assembly,
+            book,
+            devices,
+        })
+    }
+
+    fn status(&self) -> Result<PoolStatus> {
+        self.pool.status().map_err(|e| pool_error("reading the pool's status", e))
+    }
+
+    fn existing(&self) -> Result<Vec<ThinId>> {
+        Ok(usage::list(&self.pool, &self.nodes)?.into_iter().map(|thin| thin.id).collect())
+    }
+
+    /// What a volume's usage is measured against: its origin, or the template of its size.
+    fn base_of(&self, volume: &Volume, origin: Option<&Volume>) -> Result<Option<(ThinId, u64)>> {
+        if let Some(origin) = origin {
+            return Ok(Some((thin_id(origin)?, origin.size)));
+        }
+        let record = self.book.record();
+        let template = self.recipe.find(&record.templates, volume.size);
+        Ok(template.and_then(|t| Some((ThinId::new(t.thin_id)?, t.size))))
+    }
+
+    /// Inodes in use on a volume.
+    fn used_inodes(
+        &self,
+        volume: VolumeId,
+        thin: ThinId,
+        size: u64,
+        mounted: Option<&Mounted>,
+    ) -> Result<u64> {
+        let used = match (mounted, self.meter.inodes(thin)) {
+            (Some(mounted), _) => {
+                devices::used_inodes(&mounted.root).map_err(|e| io("counting inodes", e))?
+            }
+            (None, Some(seen)) => return Ok(seen),
+            (None, None) => self
+                .devices
+                .used_inodes(thin, Sectors::in_bytes(size))
+                .map_err(|e| volume_error(volume, "counting the inodes of", e))?,
+        };
+        self.meter.saw_inodes(thin, used);
+        Ok(used)
+    }
+
+    /// The count is best effort: without it, usage looks for itself.
+    fn note_inodes(&self, thin: ThinId, mounted: &Mounted) {
+        if let Ok(used) = devices::used_inodes(&mounted.root) {
+            self.meter.saw_inodes(thin, used);
+        }
+    }
+
+    fn compare(&self, known: &[Volume]) -> Result<reconcile::Findings> {
+        let existing: BTreeSet<_> = self.existing()?.into_iter().collect();
+        reconcile::compare(known, &self.book.record(), &existing)
+    }
+}
+
+impl Backend for ThinBackend {
+    fn name(&self) -> &'static str {
+        "thin"
+    }
+
+    fn create(&self, id: VolumeId, origin: Option<&Volume>, size: Option<u64>) -> Result<Volume> {
+        self.create_volume(id, origin, size)
+    }
+
+    fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {
+        let thin = thin_id(volume)?;
+        let root = self
+            .devices
+            .activate(thin, Sectors::in_bytes(volume.size), access)
+            .map_err(|e| volume_error(volume.id, "activating", e))?;
+        let mounted = Mounted { root, access };
+        self.note_inodes(thin, &mounted);
+        Ok(mounted)
+    }
+
+    fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
+        let thin = thin_id(volume)?;
+        self.devices
+            .seal(thin, &mounted.root)
+            .map_err(|e| volume_error(volume.id, "sealing", e))?;
+        mounted.access = Access::ReadOnly;
+        self.meter.outdate(thin);
+        self.note_inodes(thin, mounted);
+        Ok(())
+    }
+
+    fn unseal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
+        let unsealed = self.devices.unseal(thin_id(volume)?);
+        unsealed.map_err(|e| volume_error(volume.id, "making writable again", e))?;
+        mounted.access = Access::ReadWrite;
+        Ok(())
+    }
+
+    fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()> {
+        rustix::fs::syncfs(&mounted.root)
+            .map_err(|e| io(format!("flushing volume {}", volume.id), e.into()))?;
+        self.meter.outdate(thin_id(volume)?);
+        Ok(())
+    }
+
+    fn deactivate(&self, volume: &Volume, mounted: Mounted) -> Result<()> {
+        let thin = thin_id(volume)?;
+        self.note_inodes(thin, &mounted);
+        self.meter.outdate(thin);
+        drop(mounted);
+        self.devices.deactivate(thin).map_err(|e| volume_error(volume.id, "deactivating", e))
+    }
+
+    fn destroy(&self, volume: &Volume) -> Result<()> {
+        let thin = thin_id(volume)?;
+        self.book.keep_out(thin);
+        let deleted = self
+            .devices
+            .deactivate_then(thin, || self.pool.delete(thin))
+            .map_err(|e| volume_error(volume.id, "deactivating", e))?;
+        match deleted {
+            Err(e) if e.missing() => {}
+            Err(e) if e.busy() => {
+                return Err(Error::Busy(
+                    volume.id,
+                    "its thin device is active elsewhere".to_owned(),
+                ));
+            }
+            other => other.map_err(|e| pool_error(format!("deleting volume {}", volume.id), e))?,
+        }
+        self.meter.forget(thin);
+        Ok(())
+    }
+
+    fn usage(
+        &self,
+        volume: &Volume,
+        origin: Option<&Volume>,
+        mounted: Option<&Mounted>,
+        cancel: &AtomicBool,
+    ) -> Result<Usage> {
+        let thin = thin_id(volume)?;
+        let base = self.base_of(volume, origin)?;
+        let blocks = self.meter.exclusive_blocks(
+            &self.pool,
+            &self.nodes,
+            thin,
+            base.map(|b| b.0),
+            cancel,
+        )?;
+        let size = blocks.ok_or(Error::Missing(volume.id))? * self.pool.table().block.bytes();
+        let used = self.used_inodes(volume.id, thin, volume.size, mounted)?;
+        let inherited = match base {
+            Some((base, size)) => {
+                self.used_inodes(origin.map_or(volume.id, |o| o.id), base, size, None)?
+            }
+            None => 0,
+        };
+        Ok(Usage { size, inodes: used.saturating_sub(inherited) })
+    }
+
+    fn capacity(&self) -> Result<Capacity> {
+        let status = self.status()?;
+        let block_size = self.pool.table().block.bytes();
+        Ok(Capacity {
+            total: status.data.total * block_size,
+            used: status.data.used * block_size,
+            block_size,
+            metadata_total: status.metadata.total * METADATA_BLOCK,
+            metadata_used: status.metadata.used * METADATA_BLOCK,
+        })
+    }
+
+    fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
+        let findings = self.compare(known)?;
+        findings.refuse_foreign(self.pool.name())?;
+        for volume in known {
+            self.book.keep_out(thin_id(volume)?);
+        }
+        let mut reaped = 0;
+        for &thin in &findings.unnamed {
+            match self.pool.delete(thin) {
+                Ok(()) => reaped += 1,
+                Err(error) => {
+                    tracing::warn!(%thin, %error, "a thin device that belongs to no volume could not be deleted")
+                }
+            }
+        }
+        if !findings.lost_templates.is_empty() {
+            tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
+            let gone =
+                |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
+            self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
+        }
+        Ok(Reconciled {
+            lost: findings.lost.into_iter().map(|(volume, _)| volume).collect(),
+            reaped,
+        })
+    }
+
+    fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
+        let mut lines = self.compare(known)?.lines();
+        let status = self.status()?;
+        if status.mode != PoolMode::ReadWrite || status.needs_check {
+            lines.push(format!("the pool {} is {}", self.pool.name(), status.condition()));
+        }
+        Ok(lines)
+    }
+
+    fn describe(&self) -> Vec<(String, String)> {
+        self.lines()
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.devices
+            .deactivate_all()
+            .map_err(|e| backend("deactivating what is still active", e))?;
+        self.assembly.take_down()
+    }
+}
+
+fn mount_plan(config: &ThinConfig) -> MountPlan {
+    let own = config.filesystem.mount_options().iter().map(|&o| o.to_owned());
+    let options = own.chain(config.mount_options.iter().cloned()).collect();
+    MountPlan { filesystem: config.filesystem.as_str(), options }
+}
+
+/// Rounds a size up to whole filesystem blocks.
+fn whole(size: u64) -> u64 {
+    size.div_ceil(SIZE_UNIT).saturating_mul(SIZE_UNIT)
+}
+
+/// What should be impossible, told instead of assumed.
+fn odd(context: &str, why: String) -> Error {
+    backend(context, std::io::Error::other(why))
+}
+
+#[cfg(test)]
+mod tests;
