@@ -38,22 +38,12 @@ impl Fs {
         if let Some(fact) = virtual_name(node, name) {
             return self.fact(caller, node, fact);
         }
-        if matches!(name.to_str(), Some("system.posix_acl_access" | "system.posix_acl_default")) {
-            return self.acl(caller, node, name);
-        }
-        self.own_xattr(&self.at(caller, node)?, name)
-    }
-
-    /// The kernel remembers that a file has no ACL, and relies on it. So where that is not known of a root
-    /// the answer is an error, which `ls -l` takes for none and the kernel doesn't remember.
-    fn acl(&self, caller: &Caller, node: NodeId, name: &OsStr) -> Result<Vec<u8>> {
-        if !node.is_snapshot_root() {
-            return self.own_xattr(&self.at(caller, node)?, name);
-        }
-        match self.peek(caller, node)? {
+        match self.peek_for_xattr(caller, node)? {
             Peek::At(at) => self.own_xattr(&at, name),
-            Peek::Last(_) => Err(Errno::NODATA.into()),
-            Peek::Guess => Err(Errno::OPNOTSUPP.into()),
+            Peek::Last(_) if is_acl(name) => Err(Errno::NODATA.into()),
+            // Not "there is none": the kernel would remember that of an ACL, and rely on it. `ls -l` takes
+            // it for none all the same.
+            Peek::Last(_) | Peek::Guess => Err(Errno::OPNOTSUPP.into()),
         }
     }
 
@@ -67,7 +57,7 @@ impl Fs {
         if self.place(node).is_some() {
             return Ok(Vec::new());
         }
-        let Some(at) = self.at_to_list(caller, node)? else {
+        let Peek::At(at) = self.peek_for_xattr(caller, node)? else {
             return Ok(Vec::new());
         };
         let file = self.cached.nodes.descriptor(&at)?;
@@ -103,15 +93,14 @@ impl Fs {
         self.writable(caller, node)
     }
 
-    /// `None`: the root of a snapshot that isn't activated for this; say that it has none.
-    fn at_to_list(&self, caller: &Caller, node: NodeId) -> Result<Option<At>> {
+    /// The node, activated; unless it is the root of a snapshot that isn't activated for this.
+    fn peek_for_xattr(&self, caller: &Caller, node: NodeId) -> Result<Peek> {
         if !node.is_snapshot_root() {
-            return self.at(caller, node).map(Some);
+            return self.at(caller, node).map(Peek::At);
         }
         match self.peek(caller, node)? {
-            Peek::At(at) => Ok(Some(at)),
-            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => self.at(caller, node).map(Some),
-            Peek::Last(_) | Peek::Guess => Ok(None),
+            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => self.at(caller, node).map(Peek::At),
+            peek => Ok(peek),
         }
     }
 
@@ -147,6 +136,10 @@ fn record_fact(info: &Info, fact: &str) -> Option<String> {
         "updated" => moment(snapshot.updated),
         _ => snapshot.labels.get(fact.strip_prefix("labels.")?).cloned(),
     }
+}
+
+fn is_acl(name: &OsStr) -> bool {
+    matches!(name.to_str(), Some("system.posix_acl_access" | "system.posix_acl_default"))
 }
 
 fn virtual_name(node: NodeId, name: &OsStr) -> Option<&str> {
