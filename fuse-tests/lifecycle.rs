@@ -1,0 +1,128 @@
+//! The daemon's life: what survives a stop, a kill, a second daemon, a stale mount.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+
+use crate::harness::{Daemon, Options, eventually, sh};
+
+#[test]
+fn everything_is_there_again_after_a_clean_restart() {
+    let mut d = Daemon::start();
+    fs::create_dir(d.active("a")).unwrap();
+    fs::write(d.active("a").join("f"), "committed").unwrap();
+    fs::rename(d.active("a"), d.committed("base")).unwrap();
+    d.cli(&["prepare", "work", "--parent", "base", "--label", "k=v"]).ok();
+    fs::write(d.active("work").join("g"), "active").unwrap();
+    let mounts = d.json(&["mounts", "work"]);
+    assert_eq!(d.stop(), Some(0));
+    d.restart();
+    assert_eq!(fs::read_to_string(d.committed("base").join("f")).unwrap(), "committed");
+    assert_eq!(fs::read_to_string(d.active("work").join("g")).unwrap(), "active");
+    assert_eq!(d.json(&["mounts", "work"]), mounts, "the answer of mounts is stable");
+    assert_eq!(d.json(&["info", "work"])["labels"]["k"], "v");
+    d.cli(&["check"]).ok();
+    d.finish();
+}
+
+#[test]
+fn a_killed_daemon_starts_again_over_its_stale_mount() {
+    let mut d = Daemon::start();
+    fs::create_dir(d.active("a")).unwrap();
+    fs::write(d.active("a").join("f"), "x").unwrap();
+    fs::rename(d.active("a"), d.committed("base")).unwrap();
+    d.cli(&["prepare", "work", "--parent", "base"]).ok();
+    d.kill();
+    assert!(fs::metadata(d.mount()).is_err(), "the mount is stale");
+    d.restart();
+    assert_eq!(fs::read_to_string(d.committed("base").join("f")).unwrap(), "x");
+    fs::write(d.active("work").join("g"), "x").unwrap();
+    d.cli(&["check"]).ok();
+    d.finish();
+}
+
+#[test]
+fn two_daemons_cannot_share_a_root() {
+    let d = Daemon::start();
+    let second = d.serve_command().output().unwrap();
+    assert!(!second.status.success());
+    let message = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
+    assert!(message.contains(&d.pid().to_string()), "names the other daemon's pid: {message}");
+    assert!(UnixStream::connect(d.socket()).is_ok(), "the first daemon still serves");
+    d.finish();
+}
+
+#[test]
+fn a_stop_with_a_shell_inside_a_snapshot_still_ends() {
+    let mut d = Daemon::start();
+    fs::create_dir(d.active("a")).unwrap();
+    let mut inside = std::process::Command::new("sleep").arg("600").current_dir(d.active("a")).spawn().unwrap();
+    let code = d.stop();
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+    assert_eq!(code, Some(0), "{}", d.log());
+    d.finish();
+}
+
+#[test]
+fn serve_says_which_backend_it_chose_and_why() {
+    let d = Daemon::start_with(Options { auto: true, ..Options::default() });
+    let log = d.log();
+    let line = log.lines().find(|l| l.contains("backend")).unwrap_or_else(|| panic!("no line about the backend: {log}"));
+    if std::path::Path::new("/dev/mapper/control").exists() {
+        assert!(line.contains("thin"), "{line}");
+    } else {
+        assert!(line.contains("native") && line.contains("device-mapper"), "{line}");
+    }
+    d.finish();
+}
+
+#[test]
+fn a_failed_start_names_the_object_and_leaves_nothing() {
+    let d = Daemon::start();
+    let root = d.root().join("elsewhere");
+    let file = d.root().join("a-file");
+    fs::write(&file, "x").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_thinfs"))
+        .args(["serve", "--backend", "native", "--root"])
+        .arg(&root)
+        .arg("--mount")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("a-file"), "{message}");
+    d.finish();
+}
+
+#[test]
+fn a_snapshot_removed_before_a_kill_is_reaped_after_it() {
+    let mut d = Daemon::start();
+    for i in 0..5 {
+        fs::create_dir(d.active(&format!("k{i}"))).unwrap();
+        fs::write(d.active(&format!("k{i}")).join("f"), vec![1u8; 1 << 20]).unwrap();
+    }
+    for i in 0..5 {
+        fs::remove_dir(d.active(&format!("k{i}"))).unwrap();
+    }
+    d.kill();
+    d.restart();
+    d.cli(&["gc"]).ok();
+    eventually("no tombstone left", || d.json(&["status"])["pending"] == 0);
+    d.cli(&["check"]).ok();
+    d.finish();
+}
+
+#[test]
+fn a_program_runs_chrooted_inside_a_snapshot() {
+    let d = Daemon::start();
+    fs::create_dir(d.active("rootfs")).unwrap();
+    let root = d.active("rootfs");
+    sh(&format!(
+        "cd {} && mkdir bin && cp /bin/busybox bin/ && ln -s busybox bin/sh && timeout 60 chroot . /bin/sh -c 'echo hello > /greeting; exec /bin/busybox cat /greeting'",
+        root.display()
+    ))
+    .ok();
+    assert_eq!(fs::read_to_string(root.join("greeting")).unwrap(), "hello\n");
+    d.finish();
+}

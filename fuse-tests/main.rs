@@ -1,0 +1,15 @@
+//! End-to-end tests: a real `thinfs serve`, a real FUSE mount, real programs.
+//!
+//! Every test starts daemons of its own and ends in `Daemon::finish`, which stops them cleanly and checks that no
+//! mount, loop device, dm device or half-made tree is left.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod harness;
+
+mod cli;
+mod crash;
+mod fidelity;
+mod lifecycle;
+mod model;
+mod scale;
+mod snapshots;
