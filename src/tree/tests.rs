@@ -308,7 +308,7 @@ fn usage_counts_blocks_and_each_inode_once() {
     let blocks = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().blocks() * 512;
     let usage = usage(dir(root).as_fd(), &NEVER).unwrap();
     assert_eq!(usage.inodes, 5);
-    assert_eq!(usage.size, ["", "d", "d/file", "hole", "link"].map(blocks).iter().sum());
+    assert_eq!(usage.size, ["", "d", "d/file", "hole", "link"].map(blocks).iter().sum::<u64>());
     assert!(usage.size < 200_000);
 }
 
