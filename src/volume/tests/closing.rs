@@ -74,19 +74,21 @@ fn an_activation_after_a_failed_deactivation_heals_it() {
 }
 
 #[test]
-fn usage_uses_an_activation_and_makes_none() {
-    let pause = Duration::from_millis(300);
-    let (backend, volumes) = with_backend(4, Counting { pause, ..Default::default() });
+fn usage_uses_an_activation_and_waits_for_none() {
+    let (backend, volumes) = volumes(4);
     let usage = || volumes.usage(&volume(1), None, &AtomicBool::new(false)).unwrap().inodes;
     assert_eq!(usage(), 0);
     thread::scope(|scope| {
+        let hold = backend.hold.lock();
         let pinning = scope.spawn(|| volumes.pin(&volume(1), Access::ReadOnly).unwrap());
         eventually("activating", || !active(&backend).is_empty());
-        assert_eq!(usage(), 0, "not activated yet");
-        assert!(!pinning.is_finished(), "it waited for the activation");
+        // The activation can't end before this has returned.
+        assert_eq!(usage(), 0);
+        drop(hold);
         let _pin = pinning.join().unwrap();
         assert_eq!(usage(), 1);
     });
+    assert_eq!(backend.activations.load(Ordering::SeqCst), 1);
 }
 
 #[test]

@@ -28,6 +28,9 @@ struct Counting {
     seals: AtomicUsize,
     /// How long activating and deactivating take.
     pause: Duration,
+    /// Activations and deactivations under way wait for whoever holds it.
+    hold: Mutex<()>,
+    deactivating: AtomicUsize,
     fail_next_activation: AtomicBool,
     fail_seal: AtomicBool,
     fail_deactivation: AtomicBool,
@@ -66,6 +69,7 @@ impl Backend for Counting {
         if self.active.lock().insert(volume.id, access).is_some() {
             self.blame(format!("{} activated twice", volume.id));
         }
+        drop(self.hold.lock());
         thread::sleep(self.pause);
         self.activations.fetch_add(1, Ordering::SeqCst);
         Ok(Mounted { root: std::fs::File::open("/").unwrap().into(), access })
@@ -94,6 +98,8 @@ impl Backend for Counting {
         if self.pinned.lock().get(&volume.id).is_some_and(|&pins| pins > 0) {
             self.blame(format!("{} deactivated while pinned", volume.id));
         }
+        self.deactivating.fetch_add(1, Ordering::SeqCst);
+        drop(self.hold.lock());
         thread::sleep(self.pause);
         drop(mounted);
         if self.active.lock().remove(&volume.id).is_none() {

@@ -114,13 +114,18 @@ fn retire_waits_for_pins_and_gives_more_meanwhile() {
 
 #[test]
 fn a_pin_during_an_eviction_waits_and_activates_again() {
-    let pause = Duration::from_millis(100);
-    let (backend, volumes) = with_backend(4, Counting { pause, ..Default::default() });
+    let (backend, volumes) = volumes(4);
     drop(volumes.pin(&volume(1), Access::ReadOnly).unwrap());
+    let hold = backend.hold.lock();
     volumes.retire(VolumeId(1));
-    thread::sleep(Duration::from_millis(30));
-    let _pin = volumes.pin(&volume(1), Access::ReadOnly).unwrap();
-    assert_eq!(backend.activations.load(Ordering::SeqCst), 2);
+    eventually("a worker begins", || backend.deactivating.load(Ordering::SeqCst) == 1);
+    thread::scope(|scope| {
+        let pinning = scope.spawn(|| volumes.pin(&volume(1), Access::ReadOnly).unwrap());
+        assert!(!pinning.is_finished());
+        drop(hold);
+        let _pin = pinning.join().unwrap();
+        assert_eq!(backend.activations.load(Ordering::SeqCst), 2);
+    });
     backend.assert_sound();
 }
 
