@@ -1,6 +1,7 @@
 //! thinfs: snapshots as plain directories, on device-mapper thin volumes.
 #![allow(dead_code)]
 
+pub mod layer;
 pub mod meta;
 pub mod snapshot;
 pub mod sys;
