@@ -167,8 +167,14 @@ mod tests {
         let (a, b, c) = (diff_id('a'), diff_id('b'), diff_id('c'));
         let ab = ChainId::of([a, b]).unwrap();
         let abc = ChainId::of([a, b, c]).unwrap();
-        assert_eq!(ab.to_string(), "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c");
-        assert_eq!(abc.to_string(), "sha256:c1377126441fb2f5ec2c21ae2a60255331d639e830f0ee1b40a36e52d4c40588");
+        assert_eq!(
+            ab.to_string(),
+            "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c"
+        );
+        assert_eq!(
+            abc.to_string(),
+            "sha256:c1377126441fb2f5ec2c21ae2a60255331d639e830f0ee1b40a36e52d4c40588"
+        );
         assert_eq!(abc, ChainId::new(Some(ab), c));
     }
 }

@@ -162,7 +162,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
                 entry.path.push(b'/');
             }
             FileType::Symlink => {
-                let target = readlinkat(&found.fd, c"", Vec::new()).doing("reading symlink", path)?;
+                let target =
+                    readlinkat(&found.fd, c"", Vec::new()).doing("reading symlink", path)?;
                 entry.link = target.into_bytes();
             }
             _ => {}
@@ -178,7 +179,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
         self.written.insert(path.to_vec());
         let names = u64::from(found.stat.st_nlink);
         let Some(linked) = self.linked.get_mut(&found.stat.st_ino) else {
-            self.linked.insert(found.stat.st_ino, Linked { source: path.to_vec(), left: names - 1 });
+            self.linked
+                .insert(found.stat.st_ino, Linked { source: path.to_vec(), left: names - 1 });
             return Ok(false);
         };
         linked.left = linked.left.saturating_sub(1);
@@ -228,7 +230,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
                 let found = self.find(&path)?;
                 if found.kind() == FileType::Directory {
                     ahead.push(path);
-                } else if self.linked.contains_key(&found.stat.st_ino) && !self.written.contains(&path)
+                } else if self.linked.contains_key(&found.stat.st_ino)
+                    && !self.written.contains(&path)
                 {
                     self.parents(&path)?;
                     self.link(&path, &found)?;
@@ -295,7 +298,10 @@ impl Found {
             FileType::BlockDevice => Kind::BlockDevice,
             FileType::Fifo => Kind::Fifo,
             FileType::Socket | FileType::Unknown => {
-                return Err(Error::Refused { path: text(path), what: "no layer holds such a file" });
+                return Err(Error::Refused {
+                    path: text(path),
+                    what: "no layer holds such a file",
+                });
             }
         };
         let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);

@@ -55,9 +55,7 @@ pub(super) fn decompress<'a>(
     let whole = Cursor::new(head).chain(input);
     let reader: Box<dyn Read + Send + 'a> = match compression {
         Compression::None => Box::new(whole),
-        Compression::Gzip => {
-            Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, whole)))
-        }
+        Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, whole))),
         Compression::Zstd => Box::new(zstd(whole).map_err(Error::Input)?),
     };
     Ok((reader, compression))

@@ -49,7 +49,8 @@ pub(super) fn through<T>(
             read(input, &to_consumer, &to_digest);
             Ok::<_, Error>(compression)
         });
-        let mut chunks = Chunks { from_reader, current: Chunk::default(), taken: 0, left: limit, limit };
+        let mut chunks =
+            Chunks { from_reader, current: Chunk::default(), taken: 0, left: limit, limit };
         let consumed = consume(&mut chunks);
         drop(chunks);
         let compression = join(reader);
@@ -64,7 +65,11 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// Sends the input in chunks until it ends or nobody wants more.
-fn read(mut input: impl Read, consumer: &SyncSender<io::Result<Chunk>>, digest: &SyncSender<Chunk>) {
+fn read(
+    mut input: impl Read,
+    consumer: &SyncSender<io::Result<Chunk>>,
+    digest: &SyncSender<Chunk>,
+) {
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         let result = input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);

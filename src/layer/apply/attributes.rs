@@ -21,7 +21,9 @@ fn owner(entry: &Entry) -> Result<(Uid, Gid)> {
     let id = |id: i64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
     match (id(entry.uid), id(entry.gid)) {
         (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
-        _ => Err(Error::Refused { path: text(&entry.path), what: "owner or group is out of range" }),
+        _ => {
+            Err(Error::Refused { path: text(&entry.path), what: "owner or group is out of range" })
+        }
     }
 }
 
@@ -34,13 +36,13 @@ fn some((uid, gid): (Uid, Gid)) -> Owner {
 pub(super) fn times(entry: &Entry) -> (Time, Time) {
     let latest =
         Time { seconds: i64::MAX / 1_000_000_000, nanoseconds: (i64::MAX % 1_000_000_000) as u32 };
-    let bound = |time: Time| if (Time::EPOCH..=latest).contains(&time) { time } else { Time::EPOCH };
+    let bound =
+        |time: Time| if (Time::EPOCH..=latest).contains(&time) { time } else { Time::EPOCH };
     (bound(entry.atime.map_or(entry.mtime, |atime| atime.max(entry.mtime))), bound(entry.mtime))
 }
 
 fn timestamps((atime, mtime): (Time, Time)) -> Timestamps {
-    let timespec =
-        |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    let timespec = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
     Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) }
 }
 
@@ -133,20 +135,27 @@ fn set_xattrs(
 
 /// Makes an existing directory look as if it had just been made for being on the way to an entry.
 pub(super) fn reset_implied(dir: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-    let reset = || {
-        fchown(dir, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    fchown(dir, Some(Uid::ROOT), Some(Gid::ROOT)).doing("changing the owner of", path)?;
+    keep_xattrs(dir, &[], path)?;
+    fchmod(dir, Mode::from_raw_mode(IMPLIED_MODE)).doing("changing the mode of", path)
+}
+
+/// Removes all extended attributes but these, and the label, which is the host's policy and not
+/// the layer's.
+pub(super) fn keep_xattrs(dir: BorrowedFd<'_>, keep: &[Box<[u8]>], path: &[u8]) -> Result<()> {
+    let remove = || {
         let mut names = vec![0; 64 << 10];
         let length = match flistxattr(dir, &mut names[..]) {
             Err(Errno::OPNOTSUPP) => 0,
             length => length?,
         };
         for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-            // The label is the host's policy, not the layer's.
-            if name != b"security.selinux" {
+            let kept = name == b"security.selinux" || keep.iter().any(|kept| **kept == *name);
+            if !kept {
                 fremovexattr(dir, name)?;
             }
         }
-        fchmod(dir, Mode::from_raw_mode(IMPLIED_MODE))
+        Ok(())
     };
-    reset().doing("resetting attributes of", path)
+    remove().doing("removing extended attributes of", path)
 }

@@ -11,10 +11,10 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pwrite};
 
+use super::Apply;
 use super::attributes;
 use super::place::Place;
-use super::upper::{Content, Upper};
-use super::Apply;
+use super::upper::{Content, Directory, Upper};
 use crate::layer::error::{Doing, Error, Result, text};
 use crate::layer::split::{Body, Sink};
 use crate::layer::tar::{Entry, Kind};
@@ -73,13 +73,11 @@ impl<S: Sink> Apply<'_, S> {
             Err(Errno::EXIST) => make(),
             made => made,
         };
-        let dir = made
-            .and_then(|()| place.open_dir())
-            .doing("creating directory", &place.path)?;
+        let dir = made.and_then(|()| place.open_dir()).doing("creating directory", &place.path)?;
         self.counts.ignored_xattrs += attributes::set_open(dir.as_fd(), entry, place)?;
         self.tree.keep(&place.path, dir);
-        let (atime, mtime) = attributes::times(entry);
-        Ok(Upper::Directory(atime, mtime))
+        let xattrs = entry.xattrs.iter().map(|(name, _)| name.clone().into()).collect();
+        Ok(Upper::Directory(Directory { times: attributes::times(entry), xattrs }))
     }
 
     /// Another name for what its target is now, a symlink itself included.
@@ -114,7 +112,12 @@ impl<S: Sink> Apply<'_, S> {
     }
 
     /// Writes the entry's content to these places of the file. Returns its length and checksum.
-    fn write(&mut self, file: &OwnedFd, place: &Place, extents: &[(u64, u64)]) -> Result<(u64, u32)> {
+    fn write(
+        &mut self,
+        file: &OwnedFd,
+        place: &Place,
+        extents: &[(u64, u64)],
+    ) -> Result<(u64, u32)> {
         let (mut total, mut checksum) = (0, 0);
         for &(mut offset, mut left) in extents {
             while left > 0 {
@@ -150,8 +153,7 @@ impl<S: Sink> Apply<'_, S> {
 }
 
 fn create(place: &Place) -> rustix::io::Result<OwnedFd> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(place.at(), &place.name, flags, UNFINISHED_FILE)
 }
 

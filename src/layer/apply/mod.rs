@@ -183,8 +183,8 @@ impl<S: Sink> Apply<'_, S> {
 
     /// Everything made in a directory moves its times, so they are set last.
     fn set_directory_times(&mut self) -> Result<()> {
-        for (path, atime, mtime) in self.uppers.directories() {
-            attributes::set_times(&self.tree.known(path)?, (atime, mtime))?;
+        for (path, times) in self.uppers.directories() {
+            attributes::set_times(&self.tree.known(path)?, times)?;
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ use std::rc::Rc;
 
 use lru::LruCache;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, fchmod, mkdirat, openat2,
-    readlinkat, statat,
+    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, fchmod, mkdirat, openat2, readlinkat,
+    statat,
 };
 use rustix::io::Errno;
 
@@ -163,8 +163,13 @@ impl Tree {
         let inside = |known: &[u8]| {
             known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
         };
-        let gone: Vec<_> =
-            self.open.iter().map(|(known, _)| known).filter(|known| inside(known)).cloned().collect();
+        let gone: Vec<_> = self
+            .open
+            .iter()
+            .map(|(known, _)| known)
+            .filter(|known| inside(known))
+            .cloned()
+            .collect();
         for path in gone {
             self.open.pop(&path);
         }
@@ -190,8 +195,11 @@ impl Tree {
                     if links > MOST_LINKS {
                         return Err(Errno::LOOP).doing("following symlinks of", path);
                     }
-                    let target =
-                        if target.starts_with(b"/") { target } else { clean(&join(&at.path, &target)) };
+                    let target = if target.starts_with(b"/") {
+                        target
+                    } else {
+                        clean(&join(&at.path, &target))
+                    };
                     ahead.append(&mut components(&target));
                     at = Walked { dir: self.root.clone(), path: Vec::new(), missing: Vec::new() };
                 }

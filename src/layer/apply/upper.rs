@@ -12,12 +12,21 @@ use crate::layer::tar::{Extents, Time};
 /// An entry of the layer that is in the tree now.
 #[derive(Debug)]
 pub(super) enum Upper {
-    /// A directory, with the access and modification time it gets at the end.
-    Directory(Time, Time),
+    /// A directory.
+    Directory(Directory),
     /// A regular file with content that the record refers to.
     Content(Content),
     /// Anything else.
     Other,
+}
+
+/// What has to be known of a directory until the end.
+#[derive(Debug)]
+pub(super) struct Directory {
+    /// Access and modification time, which are set at the end.
+    pub times: (Time, Time),
+    /// Names of its own extended attributes: it may have those of the directory below it, too.
+    pub xattrs: Box<[Box<[u8]>]>,
 }
 
 /// Content of a regular file, by its number in the record.
@@ -55,15 +64,15 @@ impl Uppers {
         taken.push(path.into());
         let take = |path: Box<[u8]>| match self.0.remove(&path)? {
             Upper::Content(content) => Some((path.into_vec(), content)),
-            Upper::Directory(..) | Upper::Other => None,
+            Upper::Directory(_) | Upper::Other => None,
         };
         taken.into_iter().filter_map(take).collect()
     }
 
     /// All directories with their times, in order.
-    pub(super) fn directories(&self) -> impl Iterator<Item = (&[u8], Time, Time)> {
+    pub(super) fn directories(&self) -> impl Iterator<Item = (&[u8], (Time, Time))> {
         self.0.iter().filter_map(|(path, upper)| match upper {
-            Upper::Directory(atime, mtime) => Some((&**path, *atime, *mtime)),
+            Upper::Directory(directory) => Some((&**path, directory.times)),
             Upper::Content(_) | Upper::Other => None,
         })
     }

@@ -63,17 +63,20 @@ impl<S: Sink> Apply<'_, S> {
 
     /// Removes what lies in a place below the layer. `Some`: it is a directory that has to stay.
     fn hide(&mut self, place: &Place) -> Result<Option<Vec<u8>>> {
-        match self.uppers.get(&place.path) {
-            Some(Upper::Directory(..)) => return Ok(Some(place.path.clone())),
+        let own = match self.uppers.get(&place.path) {
             Some(Upper::Content(_) | Upper::Other) => return Ok(None),
-            None => {}
-        }
-        if !self.uppers.any_below(&place.path) {
-            self.remove(place)?;
-            return Ok(None);
-        }
+            Some(Upper::Directory(directory)) => Some(directory),
+            None if self.uppers.any_below(&place.path) => None,
+            None => {
+                self.remove(place)?;
+                return Ok(None);
+            }
+        };
         let dir = place.open_dir().doing("opening directory", &place.path)?;
-        attributes::reset_implied(dir.as_fd(), &place.path)?;
+        match own {
+            Some(own) => attributes::keep_xattrs(dir.as_fd(), &own.xattrs, &place.path)?,
+            None => attributes::reset_implied(dir.as_fd(), &place.path)?,
+        }
         Ok(Some(place.path.clone()))
     }
 

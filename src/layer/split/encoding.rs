@@ -31,8 +31,11 @@ pub(super) struct ChunkHeader {
 impl ChunkHeader {
     pub(super) fn of(kind: ChunkKind, payload: &[u8]) -> Option<Self> {
         let length = u32::try_from(payload.len()).ok()?;
-        (u64::from(length) <= MOST_PAYLOAD)
-            .then(|| Self { kind, length, checksum: crc32c::crc32c(payload) })
+        (u64::from(length) <= MOST_PAYLOAD).then(|| Self {
+            kind,
+            length,
+            checksum: crc32c::crc32c(payload),
+        })
     }
 
     pub(super) fn encode(self) -> [u8; CHUNK_HEADER] {
@@ -50,7 +53,9 @@ impl ChunkHeader {
             3 => ChunkKind::End,
             _ => return Err(Error::Record("a chunk of unknown kind")),
         };
-        let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let number = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let header = Self { kind, length: number(1), checksum: number(5) };
         if u64::from(header.length) > MOST_PAYLOAD {
             return Err(Error::Record("a chunk is too long"));

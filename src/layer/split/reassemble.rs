@@ -176,7 +176,9 @@ impl<R: Read + Seek, W: Write> Writer<'_, '_, R, W> {
             while let Some(operation) = operations.next()? {
                 match operation {
                     Operation::Raw(bytes) => self.out.put(bytes)?,
-                    Operation::Body { path, checksum, parts } => self.body(path, checksum, &parts)?,
+                    Operation::Body { path, checksum, parts } => {
+                        self.body(path, checksum, &parts)?
+                    }
                 }
             }
             index += 1;
@@ -266,7 +268,8 @@ impl<R: Read + Seek, W: Write> Writer<'_, '_, R, W> {
     ) -> Result<()> {
         while left > 0 {
             let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read = read_full(file, &mut self.buffer[..wanted], offset).doing("reading", path)?;
+            let read =
+                read_full(file, &mut self.buffer[..wanted], offset).doing("reading", path)?;
             if read < wanted {
                 return Err(changed(path, "it is shorter"));
             }

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_last_record_of_a_key_counts() {
-        let records = parse(b"10 path=a\n10 path=b\n20 mtime=1.500000000\n").unwrap();
+        let records = parse(b"10 path=a\n10 path=b\n21 mtime=1.500000000\n").unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"b"[..]));
         assert_eq!(records.mtime, Some(Time { seconds: 1, nanoseconds: 500_000_000 }));
         assert_eq!(parse(b"10 path=a\n8 path=\n").unwrap().path, None);
@@ -108,7 +108,7 @@ mod tests {
         let cases: &[&[u8]] = &[
             b"10 path=a",
             b"11 path=a\n",
-            b"9 path=a\n",
+            b"8 path=a\n",
             b"path=a\n",
             b"6 k=v\n6 k=v",
             b"5 =v\n",

@@ -85,8 +85,7 @@ impl PaxRecords {
     pub(super) fn extents(&self) -> Result<Vec<(i64, i64)>, &'static str> {
         let map = self.map();
         let numbers = map.split(|&byte| byte == b',').filter(|_| !map.is_empty());
-        let numbers: Vec<i64> =
-            numbers.map(decimal).collect::<Option<_>>().ok_or(DAMAGED)?;
+        let numbers: Vec<i64> = numbers.map(decimal).collect::<Option<_>>().ok_or(DAMAGED)?;
         let count = decimal(&self.blocks).and_then(|count| usize::try_from(count).ok());
         if numbers.len() % 2 != 0 || count != Some(numbers.len() / 2) {
             return Err(DAMAGED);
