@@ -2,7 +2,9 @@
 //!
 //! The same trees give the same bytes: paths come in byte order, names of owners and access times
 //! are left out, modification times are kept to the nanosecond. What a layer can't hold or
-//! shouldn't is left out: sockets, `trusted.` extended attributes, SELinux labels.
+//! shouldn't is left out: sockets, `trusted.` extended attributes, SELinux labels. A name that would
+//! be a whiteout in a layer is an error: leaving it out would lose it, and writing it would remove
+//! something else.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -122,8 +124,11 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
 
     fn whiteout(&mut self, path: &[u8]) -> Result<()> {
         self.parents(path)?;
-        let name = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-        let path = [&path[..name], WHITEOUT, &path[name..]].concat();
+        let (dir, name) = path.split_at(name_at(path));
+        if name == b".wh..opq" {
+            return Err(unspeakable(path));
+        }
+        let path = [dir, WHITEOUT, name].concat();
         self.header(&Entry { mode: 0o600, ..blank(Kind::File, path) })
     }
 
@@ -151,6 +156,9 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
     }
 
     fn entry(&mut self, path: &[u8], found: &Found) -> Result<()> {
+        if path[name_at(path)..].starts_with(WHITEOUT) {
+            return Err(unspeakable(path));
+        }
         if self.link(path, found)? {
             return Ok(());
         }
@@ -177,7 +185,7 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
             return Ok(false);
         }
         self.written.insert(path.to_vec());
-        let names = u64::from(found.stat.st_nlink);
+        let names = found.stat.st_nlink;
         let Some(linked) = self.linked.get_mut(&found.stat.st_ino) else {
             self.linked
                 .insert(found.stat.st_ino, Linked { source: path.to_vec(), left: names - 1 });
@@ -334,6 +342,16 @@ impl Found {
         }
         Ok(xattrs)
     }
+}
+
+/// Where the last component begins.
+fn name_at(path: &[u8]) -> usize {
+    path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)
+}
+
+/// Written as it is, it would remove something where the layer is unpacked.
+fn unspeakable(path: &[u8]) -> Error {
+    Error::Refused { path: text(path), what: "in a layer, such a name means a removal" }
 }
 
 /// Not what is the host's own.

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn consumer_and_digest_see_every_byte() {
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let zstd = zstd::encode_all(&*bytes, 1).unwrap();
         let (seen, summary) = through(&*zstd, u64::MAX, drain).unwrap();
         assert!(seen == bytes);

@@ -7,7 +7,8 @@
 //! the root, without symlinks.
 //!
 //! The targets of relative symlinks are cleaned as text before they are followed, as containerd
-//! does: through `a -> b/../c`, `a/x` is `c/x` even where `b` is missing or a symlink.
+//! does: through `a -> b/../c`, `a/x` is `c/x` even where `b` is missing or a symlink. Elsewhere (an
+//! absolute target, the target of a hard link) `..` means the true parent, as to the kernel.
 //!
 //! Directories seen stay open in a bounded cache by their true path. Whoever removes or replaces an
 //! entry tells the cache.

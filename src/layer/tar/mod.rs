@@ -19,6 +19,7 @@ mod reader;
 mod sparse;
 pub mod write;
 
+use std::fmt;
 use std::io;
 
 pub use reader::Reader;
@@ -71,7 +72,7 @@ pub enum Kind {
 pub type Extents = Vec<(u64, u64)>;
 
 /// One entry of an archive, its extended headers merged in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// What it is.
     pub kind: Kind,
@@ -97,4 +98,21 @@ pub struct Entry {
     pub extents: Option<Extents>,
     /// Extended attributes, in the order of their records.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Entry {
+    /// As `tar -tv` would show it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy;
+        write!(f, "{:?} {:?}", self.kind, text(&self.path))?;
+        if !self.link.is_empty() {
+            write!(f, " to {:?}", text(&self.link))?;
+        }
+        write!(f, " {:04o} {}:{} {} bytes", self.mode, self.uid, self.gid, self.size)?;
+        write!(f, " at {}.{:09}", self.mtime.seconds, self.mtime.nanoseconds)?;
+        for (name, value) in &self.xattrs {
+            write!(f, " {}={:?}", text(name), text(value))?;
+        }
+        Ok(())
+    }
 }

@@ -87,7 +87,7 @@ impl PaxRecords {
         let numbers = map.split(|&byte| byte == b',').filter(|_| !map.is_empty());
         let numbers: Vec<i64> = numbers.map(decimal).collect::<Option<_>>().ok_or(DAMAGED)?;
         let count = decimal(&self.blocks).and_then(|count| usize::try_from(count).ok());
-        if numbers.len() % 2 != 0 || count != Some(numbers.len() / 2) {
+        if !numbers.len().is_multiple_of(2) || count != Some(numbers.len() / 2) {
             return Err(DAMAGED);
         }
         Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

@@ -27,7 +27,7 @@ fn make_plain(root: &Path) {
     lchown(root.join("dangling"), Some(7), Some(8)).unwrap();
     fs::set_permissions(root.join("dir/1"), PermissionsExt::from_mode(0o6751)).unwrap();
     fs::set_permissions(root.join("dir/sub"), PermissionsExt::from_mode(0o1777)).unwrap();
-    fs::set_permissions(root.join("dir/511"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("dir/511"), PermissionsExt::from_mode(0o000)).unwrap();
 }
 
 /// Long names, large owners and sizes.

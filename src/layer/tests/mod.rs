@@ -7,6 +7,7 @@ mod formats;
 mod hostile;
 mod odd;
 mod proptests;
+mod tampering;
 mod whiteouts;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use self::export::diff;
 use super::split::{Reassembled, Recorder, reassemble};
 use super::tar::{BLOCK, Entry, Kind, Time, write};
 use super::{Applied, Error, Limits, Options, Result};
