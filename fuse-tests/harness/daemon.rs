@@ -42,6 +42,12 @@ impl Daemon {
     pub fn start_with(options: Options) -> Daemon {
         require_mounts();
         let root = tempfile::Builder::new().prefix("thinfs-").tempdir_in(work_dir()).expect("make a root").keep();
+        Self::start_at(root, options)
+    }
+
+    /// Starts a daemon on this root, fresh or not.
+    #[track_caller]
+    pub fn start_at(root: PathBuf, options: Options) -> Daemon {
         std::fs::create_dir_all(root.join("mnt")).expect("make the mount point");
         let mut daemon = Daemon { root, options, child: None, dying: None, finished: false };
         daemon.restart();
