@@ -212,10 +212,11 @@ impl Drop for Daemon {
         if self.child.is_some() {
             self.kill();
         }
-        invariants::clean_up(&self.root);
+        invariants::cut_off(&self.root);
         if let Some(mut killed) = self.dying.take() {
             gone_within(&mut killed, Duration::from_secs(10));
         }
+        invariants::clean_up(&self.root);
     }
 }
 
