@@ -53,7 +53,7 @@ pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<
 fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
     let dir = root.private("thin")?;
     let source = match config.pool.clone() {
-        PoolSource::Files { size } => thin::PoolSource::Auto { dir, size },
+        PoolSource::Files { size } => thin::PoolSource::Auto { dir, size, most: None },
         PoolSource::Devices { data, metadata } => thin::PoolSource::Devices { data, metadata },
         PoolSource::Existing(name) => thin::PoolSource::Existing { name },
     };
