@@ -2,6 +2,7 @@
 
 pub mod creds;
 pub mod direct;
+pub mod discard;
 pub mod ext4;
 pub mod handle;
 pub mod ioctl;

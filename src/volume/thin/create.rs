@@ -44,6 +44,7 @@ impl ThinBackend {
                 ));
             }
         };
+        self.untouched.made(thin);
         Ok(Volume {
             id,
             state: VolumeState::Live,

@@ -14,6 +14,7 @@
 //! create     a thin device for a volume
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
+//! discard    space of removed volumes, back to the machine
 //! usage      blocks and inodes of a volume's own
 //! reconcile  records against the pool
 //! describe   the lines of `status`
@@ -32,6 +33,7 @@ mod config;
 mod create;
 mod describe;
 mod devices;
+mod discard;
 mod error;
 mod ext4;
 mod files;
@@ -67,6 +69,7 @@ use crate::thin::{Sectors, ThinId};
 use crate::types::{Template, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
+use discard::Untouched;
 use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
 use keeper::Keeper;
@@ -92,6 +95,7 @@ pub struct ThinBackend {
     devices: Devices,
     meter: Meter,
     keeper: Keeper,
+    untouched: Untouched,
     /// One template is made at a time.
     template: Mutex<()>,
 }
@@ -141,6 +145,7 @@ impl ThinBackend {
             nodes,
             meter: Meter::default(),
             keeper,
+            untouched: Untouched::default(),
             template: Mutex::new(()),
             config,
             pool,
@@ -214,6 +219,9 @@ impl Backend for ThinBackend {
 
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {
         let thin = thin_id(volume)?;
+        if access == Access::ReadWrite {
+            self.untouched.written(thin);
+        }
         let root = self
             .devices
             .activate(thin, Sectors::in_bytes(volume.size), access)
@@ -259,6 +267,10 @@ impl Backend for ThinBackend {
     fn destroy(&self, volume: &Volume) -> Result<()> {
         let thin = thin_id(volume)?;
         self.book.keep_out(thin);
+        self.devices
+            .deactivate(thin)
+            .map_err(|e| volume_error(volume.id, "deactivating", e))?;
+        self.discard(volume, thin);
         let deleted = self
             .devices
             .deactivate_then(thin, || self.pool.delete(thin))

@@ -62,6 +62,32 @@ fn in_guest_at_its_limit_a_pool_fails_writers_and_recovers_by_a_removal_without_
 }
 
 #[test]
+fn in_guest_a_removed_volumes_space_comes_back_to_the_filesystem_below_the_pool() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::new();
+    let backend = rig.start();
+    let taken = || {
+        let file = File::open(rig.dir.path().join("thin/data.img")).unwrap();
+        file.sync_all().unwrap();
+        file.metadata().unwrap().blocks() * 512
+    };
+    let parent = committed(&backend, 1, None, "shared", &vec![7; 32 * MIB as usize]);
+    let before = taken();
+    let child = committed(&backend, 2, Some(&parent), "own", &vec![7; 64 * MIB as usize]);
+    let full = taken();
+    assert!(full >= before + 64 * MIB, "{before} {full}");
+    let started = Instant::now();
+    backend.destroy(&child).unwrap();
+    let elapsed = started.elapsed();
+    println!("64 MiB given back in {elapsed:?}, {before} → {full} → {} bytes", taken());
+    assert!(taken() <= before + 4 * MIB, "{before} {full} {}", taken());
+    let mounted = backend.activate(&parent, Access::ReadOnly).unwrap();
+    assert!(read(&mounted, "shared").unwrap().iter().all(|byte| *byte == 7), "the parent's stay");
+    backend.deactivate(&parent, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
 fn in_guest_metadata_doubles_online_and_stays_so() {
     let rig = Rig::new();
     let backend = rig.start();
