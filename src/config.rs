@@ -331,15 +331,16 @@ fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource
         (None, (None, None), _) => {
             let least = |setting, size| at_least(setting, MIN_POOL_SIZE, size);
             let size = settings.pool_size.map(|size| least("pool-size", size)).transpose()?;
-            let most = settings.pool_max_size.map(|size| least("pool-max-size", size)).transpose()?;
+            let most =
+                settings.pool_max_size.map(|size| least("pool-max-size", size)).transpose()?;
             Ok(PoolSource::Files { size, most })
         }
         (None, (Some(_), None) | (None, Some(_)), _) => {
             Err(Error::Conflict("data-device and metadata-device must be given together"))
         }
-        (Some(_), _, _) => Err(Error::Conflict(
-            "pool names a pool that exists: it takes no devices and no sizes",
-        )),
+        (Some(_), _, _) => {
+            Err(Error::Conflict("pool names a pool that exists: it takes no devices and no sizes"))
+        }
         (None, (Some(_), Some(_)), Some(_)) => Err(Error::Conflict(
             "pool-size and pool-max-size are for a pool that thinfs makes in files: a device has its size",
         )),

@@ -68,13 +68,19 @@ fn parse_state(stat: &str) -> State {
 /// What can't be cut off here is reported: the lock stays taken, and that is the caller's error.
 fn cut_off(mount: &Path, pid: &str) {
     let aborted = match connection_at(mount) {
-        Ok(Some(connection)) => Abort::open(connection).and_then(|abort| abort.abort()).map_err(Into::into),
+        Ok(Some(connection)) => {
+            Abort::open(connection).and_then(|abort| abort.abort()).map_err(Into::into)
+        }
         Ok(None) => return,
         Err(error) => Err(error),
     };
     match aborted {
-        Ok(()) => tracing::info!(pid, mount = %mount.display(), "aborted the FUSE connection that a killed daemon was stuck in"),
-        Err(error) => tracing::warn!(pid, %error, "cannot abort the FUSE connection of a killed daemon"),
+        Ok(()) => {
+            tracing::info!(pid, mount = %mount.display(), "aborted the FUSE connection that a killed daemon was stuck in")
+        }
+        Err(error) => {
+            tracing::warn!(pid, %error, "cannot abort the FUSE connection of a killed daemon")
+        }
     }
 }
 

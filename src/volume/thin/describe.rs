@@ -1,6 +1,7 @@
 //! What `status` shows of the thin backend.
 
 use super::ThinBackend;
+use crate::thin::status::Discards;
 
 impl ThinBackend {
     /// Key and value, in the order in which they are shown.
@@ -19,12 +20,16 @@ impl ThinBackend {
             ("active volumes", self.devices.count().to_string()),
             ("thin ids reserved", record.reserved_end.to_string()),
         ];
+        if self.config.data_most() > 0 {
+            lines.push(("data grows to", format!("{} MiB", self.config.data_most() >> 20)));
+        }
         if let Some(mode) = self.assembly.io_mode() {
             lines.push(("loop I/O", mode.to_owned()));
         }
         match self.pool.status() {
             Ok(status) => lines.extend([
                 ("pool state", status.condition()),
+                ("discards", discards(status.discards).to_owned()),
                 ("transaction id", status.transaction_id.to_string()),
                 ("data blocks", format!("{} of {}", status.data.used, status.data.total)),
                 (
@@ -39,5 +44,13 @@ impl ThinBackend {
             lines.push(("faulty thin ids", ids.join(" ")));
         }
         lines.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+fn discards(discards: Discards) -> &'static str {
+    match discards {
+        Discards::PassedDown => "passed down to the data device",
+        Discards::Kept => "freed in the pool only",
+        Discards::Ignored => "ignored",
     }
 }

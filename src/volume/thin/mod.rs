@@ -126,9 +126,8 @@ impl ThinBackend {
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
-        let opened = Book::open(ledger, &pool, identity.0, &count).and_then(|book| {
-            Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?))
-        });
+        let opened = Book::open(ledger, &pool, identity.0, &count)
+            .and_then(|book| Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?)));
         let (book, keeper) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -267,9 +266,7 @@ impl Backend for ThinBackend {
     fn destroy(&self, volume: &Volume) -> Result<()> {
         let thin = thin_id(volume)?;
         self.book.keep_out(thin);
-        self.devices
-            .deactivate(thin)
-            .map_err(|e| volume_error(volume.id, "deactivating", e))?;
+        self.devices.deactivate(thin).map_err(|e| volume_error(volume.id, "deactivating", e))?;
         self.discard(volume, thin);
         let deleted = self
             .devices
