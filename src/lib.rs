@@ -35,21 +35,19 @@
 //! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
 //! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
 //! | [`grpc`] | containerd's service and the admin service | devices, the store |
+//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
 //! | [`daemon`] | ordered start, recovery, stop | |
 //! | [`cli`], [`config`] | commands, settings | |
 //!
 //! `fuse-tests/layers.rs` holds this table as a test.
 
-<<<<<<< HEAD
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod fs;
 pub mod fuse;
 pub mod grpc;
-=======
 pub mod layer;
->>>>>>> layer
 pub mod meta;
 pub mod snapshot;
 pub mod sys;
