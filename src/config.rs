@@ -159,6 +159,9 @@ pub struct Settings {
     /// Size of the data file of the thin-pool that thinfs makes [default: from the free space]
     #[arg(long, value_name = "SIZE", env = "THINFS_POOL_SIZE", hide_env_values = true)]
     pool_size: Option<Bytes>,
+    /// Size up to which that data file grows by itself when it gets full [default: it doesn't]
+    #[arg(long, value_name = "SIZE", env = "THINFS_POOL_MAX_SIZE", hide_env_values = true)]
+    pool_max_size: Option<Bytes>,
     /// Block device for the thin-pool's data; needs --metadata-device
     #[arg(long, value_name = "DEV", env = "THINFS_DATA_DEVICE", hide_env_values = true, value_parser = from_here)]
     data_device: Option<PathBuf>,
@@ -218,6 +221,7 @@ impl Settings {
             mount: self.mount.or(below.mount),
             backend: self.backend.or(below.backend),
             pool_size: self.pool_size.or(below.pool_size),
+            pool_max_size: self.pool_max_size.or(below.pool_max_size),
             data_device: self.data_device.or(below.data_device),
             metadata_device: self.metadata_device.or(below.metadata_device),
             pool: self.pool.or(below.pool),
@@ -243,6 +247,8 @@ pub enum PoolSource {
     Files {
         /// Bytes of the data file.
         size: Option<u64>,
+        /// Bytes that it may grow to by itself.
+        most: Option<u64>,
     },
     /// These two block devices.
     Devices {
@@ -307,32 +313,35 @@ impl TryFrom<Settings> for Config {
 }
 
 fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource, Error> {
+    let sizes = settings.pool_size.or(settings.pool_max_size);
     let asks_for_pool =
-        settings.pool.is_some() || settings.data_device.is_some() || settings.pool_size.is_some();
+        settings.pool.is_some() || settings.data_device.is_some() || sizes.is_some();
     if backend == BackendChoice::Native && (asks_for_pool || settings.metadata_device.is_some()) {
         return Err(Error::Conflict(
-            "pool, pool-size, data-device and metadata-device belong to the thin backend, but the backend is native",
+            "pool, pool-size, pool-max-size, data-device and metadata-device belong to the thin backend, but the backend is native",
         ));
     }
     let devices = (settings.data_device.clone(), settings.metadata_device.clone());
-    match (settings.pool.clone(), devices, settings.pool_size) {
+    match (settings.pool.clone(), devices, sizes) {
         (Some(name), (None, None), None) => Ok(PoolSource::Existing(name)),
         (None, (Some(data), Some(metadata)), None) => Ok(PoolSource::Devices {
             data: absolute("data-device", data)?,
             metadata: absolute("metadata-device", metadata)?,
         }),
-        (None, (None, None), None) => Ok(PoolSource::Files { size: None }),
-        (None, (None, None), Some(size)) => {
-            Ok(PoolSource::Files { size: Some(at_least("pool-size", MIN_POOL_SIZE, size)?) })
+        (None, (None, None), _) => {
+            let least = |setting, size| at_least(setting, MIN_POOL_SIZE, size);
+            let size = settings.pool_size.map(|size| least("pool-size", size)).transpose()?;
+            let most = settings.pool_max_size.map(|size| least("pool-max-size", size)).transpose()?;
+            Ok(PoolSource::Files { size, most })
         }
         (None, (Some(_), None) | (None, Some(_)), _) => {
             Err(Error::Conflict("data-device and metadata-device must be given together"))
         }
         (Some(_), _, _) => Err(Error::Conflict(
-            "pool names a pool that exists: it takes no devices and no pool-size",
+            "pool names a pool that exists: it takes no devices and no sizes",
         )),
         (None, (Some(_), Some(_)), Some(_)) => Err(Error::Conflict(
-            "pool-size is for a pool that thinfs makes in files: a device has its size",
+            "pool-size and pool-max-size are for a pool that thinfs makes in files: a device has its size",
         )),
     }
 }

@@ -42,6 +42,12 @@ impl Daemon {
     pub fn start_with(options: Options) -> Daemon {
         require_mounts();
         let root = tempfile::Builder::new().prefix("thinfs-").tempdir_in(work_dir()).expect("make a root").keep();
+        Self::start_at(root, options)
+    }
+
+    /// Starts a daemon on this root, fresh or not.
+    #[track_caller]
+    pub fn start_at(root: PathBuf, options: Options) -> Daemon {
         std::fs::create_dir_all(root.join("mnt")).expect("make the mount point");
         let mut daemon = Daemon { root, options, child: None, dying: None, finished: false };
         daemon.restart();
@@ -206,10 +212,11 @@ impl Drop for Daemon {
         if self.child.is_some() {
             self.kill();
         }
-        invariants::clean_up(&self.root);
+        invariants::cut_off(&self.root);
         if let Some(mut killed) = self.dying.take() {
             gone_within(&mut killed, Duration::from_secs(10));
         }
+        invariants::clean_up(&self.root);
     }
 }
 

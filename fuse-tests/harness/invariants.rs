@@ -19,13 +19,18 @@ pub fn nothing_left(root: &Path) {
     assert!(half_made.is_empty(), "half-made trees left: {half_made:?}");
 }
 
-/// Takes down whatever a killed daemon of this root left; used when a test failed.
-pub fn clean_up(root: &Path) {
+/// Lets a killed daemon end that is stuck in its own mount.
+pub fn cut_off(root: &Path) {
     for mount in mounts_below(root) {
         let _ = rustix::mount::unmount(&mount, UnmountFlags::FORCE | UnmountFlags::DETACH);
     }
+}
+
+/// Takes down whatever a killed daemon of this root left; used when a test failed.
+pub fn clean_up(root: &Path) {
     for device in dm_devices(root) {
-        let _ = run("dmsetup", ["remove", "--force", "--noudevsync", &device]);
+        // Not by force: that suspends the device, which may wait for the pool for ever.
+        let _ = run("dmsetup", ["remove", "--retry", "--noudevsync", &device]);
     }
     for device in loops_below(root) {
         let _ = run("losetup", ["-d".as_ref(), device.as_os_str()]);
@@ -54,5 +59,8 @@ fn loops_below(root: &Path) -> Vec<PathBuf> {
 fn dm_devices(_root: &Path) -> Vec<String> {
     let Ok(devices) = std::fs::read_dir("/sys/block") else { return Vec::new() };
     let names = devices.flatten().filter_map(|e| std::fs::read_to_string(e.path().join("dm/name")).ok());
-    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("thinfs-")).collect()
+    let ours = names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("thinfs-"));
+    let mut ours: Vec<_> = ours.collect();
+    ours.sort_by_key(|name| name.ends_with("-pool"));
+    ours
 }

@@ -7,7 +7,7 @@
 mod client;
 mod daemon;
 mod invariants;
-mod proc;
+pub mod proc;
 pub mod tree;
 
 pub use client::{Answer, Client};

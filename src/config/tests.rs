@@ -33,7 +33,7 @@ fn without_settings_everything_is_below_the_default_root() {
     assert_eq!(config.mount, Path::new("/var/lib/thinfs/mnt"));
     assert_eq!(config.socket, Path::new("/var/lib/thinfs/thinfs.sock"));
     assert_eq!(config.backend, BackendChoice::Auto);
-    assert_eq!(config.pool, PoolSource::Files { size: None });
+    assert_eq!(config.pool, PoolSource::Files { size: None, most: None });
     assert_eq!(config.volume_size, 10 << 30);
     assert_eq!(config.containerd_namespace.as_str(), "containerd");
     assert_eq!(config.log_format, LogFormat::Text);
@@ -100,6 +100,8 @@ fn pool_settings_that_contradict_each_other_are_refused() {
         &["--pool", "p", "--data-device", "/dev/a", "--metadata-device", "/dev/b"],
         &["--pool-size", "1G", "--data-device", "/dev/a", "--metadata-device", "/dev/b"],
         &["--backend", "native", "--pool", "p"],
+        &["--backend", "native", "--pool-max-size", "1G"],
+        &["--pool", "p", "--pool-max-size", "1G"],
     ] {
         assert!(matches!(config(args, ""), Err(Error::Conflict(_))), "{args:?}");
     }
@@ -108,7 +110,11 @@ fn pool_settings_that_contradict_each_other_are_refused() {
 #[test]
 fn the_pool_comes_from_files_devices_or_a_name() {
     let pool = |args| config(args, "").unwrap().pool;
-    assert_eq!(pool(&["--pool-size", "1G"]), PoolSource::Files { size: Some(1 << 30) });
+    assert_eq!(pool(&["--pool-size", "1G"]), PoolSource::Files { size: Some(1 << 30), most: None });
+    assert_eq!(
+        pool(&["--pool-max-size", "2G"]),
+        PoolSource::Files { size: None, most: Some(2 << 30) }
+    );
     assert_eq!(pool(&["--pool", "p"]), PoolSource::Existing("p".into()));
     let devices = PoolSource::Devices { data: "/dev/a".into(), metadata: "/dev/b".into() };
     assert_eq!(pool(&["--data-device", "/dev/a", "--metadata-device", "/dev/b"]), devices);

@@ -53,7 +53,7 @@ pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<
 fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
     let dir = root.private("thin")?;
     let source = match config.pool.clone() {
-        PoolSource::Files { size } => thin::PoolSource::Auto { dir, size },
+        PoolSource::Files { size, most } => thin::PoolSource::Auto { dir, size, most },
         PoolSource::Devices { data, metadata } => thin::PoolSource::Devices { data, metadata },
         PoolSource::Existing(name) => thin::PoolSource::Existing { name },
     };
@@ -119,7 +119,7 @@ fn keep(config: &Config, holds: Kind) -> Result<Choice> {
 /// Whoever says what the pool is made of wants one.
 fn asked(config: &Config) -> BackendChoice {
     match (config.backend, &config.pool) {
-        (BackendChoice::Auto, PoolSource::Files { size: None }) => BackendChoice::Auto,
+        (BackendChoice::Auto, PoolSource::Files { size: None, most: None }) => BackendChoice::Auto,
         (BackendChoice::Auto, _) => BackendChoice::Thin,
         (asked, _) => asked,
     }

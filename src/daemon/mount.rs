@@ -49,7 +49,8 @@ pub(super) struct Mount {
 impl Mount {
     pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>) -> Result<Self> {
         let fs = Fs::new(Arc::clone(snapshots), Config::default());
-        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path)).map_err(failed("mount", path))?;
+        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path))
+            .map_err(failed("mount", path))?;
         let connection = rustix::fs::stat(path).map(|stat| rustix::fs::minor(stat.st_dev));
         let abort = connection.and_then(Abort::open).map_err(|error| {
             tracing::warn!(%error, "open files and bind mounts may hold up the stop: no control over the connection");

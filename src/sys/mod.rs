@@ -7,3 +7,4 @@ pub mod handle;
 pub mod ioctl;
 pub mod loopdev;
 pub mod mount;
+pub mod poll;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use devicemapper::{
     DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUdevFlags, errors,
@@ -202,6 +203,25 @@ impl Dm {
         let lines = [table.line()];
         call!("loading the table of", name, |id| self.control.table_load(id, &lines, options))?;
         self.resume(name)
+    }
+
+    /// Replaces the table of a live device. I/O waits meanwhile; nothing is flushed for it.
+    pub fn reload(&self, name: &str, table: &Table) -> Result<()> {
+        let lines = [table.line()];
+        let options = || private(DmFlags::empty());
+        call!("loading the table of", name, |id| self.control.table_load(id, &lines, options()))?;
+        let flags = DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
+        call!("resuming", name, |id| self.control.device_suspend(id, private(flags))).map(drop)
+    }
+
+    /// From now on an event of any device makes [`Dm::control`] readable.
+    pub fn arm(&self) -> Result<()> {
+        self.control.arm_poll().map(drop).map_err(|e| Error::new("arming", "the control device", e))
+    }
+
+    /// The control device, for waiting.
+    pub fn control(&self) -> BorrowedFd<'_> {
+        self.control.file().as_fd()
     }
 
     /// Makes a loaded table live, and lets I/O go on.

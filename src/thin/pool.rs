@@ -159,6 +159,19 @@ impl Pool {
         Ok(())
     }
 
+    /// Its table now.
+    pub fn live_table(&self) -> Result<PoolTable> {
+        let table = self.dm.table(&self.name)?.as_ref().and_then(PoolTable::parse);
+        table.ok_or_else(|| Error::NoPool(self.name.clone()))
+    }
+
+    /// Loads the table anew: the pool takes over devices that have grown. Writers wait meanwhile.
+    pub fn reload(&self, table: &PoolTable) -> Result<()> {
+        let _turn = self.messages.lock();
+        self.dm.reload(&self.name, &table.table())?;
+        self.check_healthy().map(drop)
+    }
+
     /// Fails unless the pool takes messages and makes them durable.
     pub fn check_healthy(&self) -> Result<PoolStatus> {
         let status = self.status()?;

@@ -22,7 +22,7 @@ fn fixture() -> Fixture {
         .expect("needs the guest's scratch disk: run through scripts/guest");
     let root = dir.path().to_owned();
     let config = ThinConfig {
-        source: PoolSource::Auto { dir: root.join("thin"), size: Some(1024 * MIB) },
+        source: PoolSource::Auto { dir: root.join("thin"), size: Some(1024 * MIB), most: None },
         patience: Duration::from_secs(2),
         volume_size: 256 * MIB,
         ..ThinConfig::new(root)

@@ -10,15 +10,16 @@ use std::sync::Arc;
 use super::config::{PoolSource, ThinConfig};
 use super::devices::remove_when_closed;
 use super::error::{self, Refusal, backend, dm_error, pool_error, refused};
-use super::files::{AttachedFile, PoolFiles};
+use super::files::{AttachedFile, GrowingFile, PoolFiles};
 use super::identity::Identity;
+use super::keeper::Growth;
 use crate::sys::loopdev::IoMode;
 use crate::sys::mount::block_device;
 use crate::thin::Sectors;
 use crate::thin::dm::{DevNum, Dm};
 use crate::thin::metadata::{self, FirstBlock};
 use crate::thin::pool::Pool;
-use crate::thin::table::PoolTable;
+use crate::thin::table::{PoolTable, WhenFull};
 use crate::volume::{Error, Result};
 
 /// The pool raises an event when a sixteenth of its data is left.
@@ -32,8 +33,10 @@ pub(super) struct Assembly {
     patience: std::time::Duration,
     /// The pool's name, if it is ours to remove.
     pool: Option<String>,
-    /// Loop devices, ours to detach.
+    /// Loop devices, ours to detach: metadata, then data.
     attached: Vec<AttachedFile>,
+    /// What they are attached to.
+    files: Option<PoolFiles>,
 }
 
 /// A device of the pool that is about to be made or found.
@@ -57,6 +60,7 @@ impl Assembly {
             patience: config.patience,
             pool: None,
             attached: Vec::new(),
+            files: None,
         };
         match assembly.assemble(config, known) {
             Ok(pool) => Ok((pool, assembly)),
@@ -74,9 +78,10 @@ impl Assembly {
             PoolSource::Devices { data, metadata } => {
                 self.pool_on(config, &part(metadata)?, &part(data)?, known)?
             }
-            PoolSource::Auto { dir, size } => {
+            PoolSource::Auto { dir, size, .. } => {
                 let files = PoolFiles::prepare(dir, *size, known)?;
                 let (metadata, data) = self.attach(&files)?;
+                self.files = Some(files);
                 self.pool_on(config, &metadata, &data, known)?
             }
         };
@@ -167,6 +172,19 @@ impl Assembly {
         Ok(())
     }
 
+    /// What of the pool can grow by itself.
+    pub(super) fn growth(&self, config: &ThinConfig) -> Option<Growth> {
+        let (Some(files), &[metadata, data]) = (&self.files, &self.attached[..]) else {
+            return None;
+        };
+        Some(Growth {
+            metadata: GrowingFile::new(files.metadata.clone(), metadata),
+            data: GrowingFile::new(files.data.clone(), data),
+            data_most: config.data_most(),
+            when_full: config.when_full,
+        })
+    }
+
     /// How the pool's files are read and written, for `status`.
     pub(super) fn io_mode(&self) -> Option<&'static str> {
         let buffered = self.attached.iter().any(|file| file.io == IoMode::Buffered);
@@ -235,7 +253,11 @@ fn pool_table(config: &ThinConfig, metadata: &Part, data: &Part) -> Result<PoolT
         data: data.number,
         block,
         low_water_blocks: blocks / LOW_WATER_PART,
-        when_full: config.when_full,
+        // Who waits for the pool to grow is better off than who fails.
+        when_full: match size.bytes() < config.data_most() {
+            true => WhenFull::Queue,
+            false => config.when_full,
+        },
     })
 }
 

@@ -16,6 +16,8 @@ pub enum PoolSource {
         /// Bytes of data; `None`: most of the free space. A larger number than that of an existing
         /// file grows it.
         size: Option<u64>,
+        /// Bytes that the data file grows to by itself when it gets full; `None`: it doesn't.
+        most: Option<u64>,
     },
     /// Two block devices that belong to thinfs alone.
     Devices {
@@ -108,7 +110,7 @@ impl ThinConfig {
     /// The embedded default below `root`.
     pub fn new(root: PathBuf) -> Self {
         Self {
-            source: PoolSource::Auto { dir: root.join("thin"), size: None },
+            source: PoolSource::Auto { dir: root.join("thin"), size: None, most: None },
             root,
             volume_size: 10 << 30,
             filesystem: Filesystem::Ext4,
@@ -117,6 +119,14 @@ impl ThinConfig {
             block_size: 64 << 10,
             when_full: WhenFull::Error,
             patience: Duration::from_secs(5),
+        }
+    }
+
+    /// Bytes that the data may grow to by itself; 0 where it doesn't.
+    pub(super) fn data_most(&self) -> u64 {
+        match self.source {
+            PoolSource::Auto { most, .. } => most.unwrap_or(0),
+            PoolSource::Devices { .. } | PoolSource::Existing { .. } => 0,
         }
     }
 

@@ -12,6 +12,9 @@ use crate::volume::{Error, Result};
 /// Free metadata blocks that only removals may use: a 64th, within these bounds. A pool whose
 /// metadata is full does nothing at all any more.
 const METADATA_RESERVE: (u64, u64) = (64, 8192);
+/// Free data blocks that only volumes that exist may use: a 128th, within these bounds. What is prepared
+/// could not be written.
+const DATA_RESERVE: (u64, u64) = (1, 4096);
 /// How many ids that turn out to be taken are tried before something else must be wrong.
 const CREATE_TRIES: usize = 16;
 
@@ -84,9 +87,11 @@ impl ThinBackend {
                 "the metadata of the pool {name} is full but for a reserve of {reserve} blocks; remove snapshots or grow it"
             )));
         }
-        if status.data.free() == 0 || status.mode == PoolMode::OutOfDataSpace {
+        let reserve = (status.data.total / 128).clamp(DATA_RESERVE.0, DATA_RESERVE.1);
+        if status.data.free() <= reserve || status.mode == PoolMode::OutOfDataSpace {
             return Err(Error::NoSpace(format!(
-                "the pool {name} has no free data block; remove snapshots or grow it"
+                "the pool {name} is full but for a reserve of {reserve} data blocks for the snapshots that there are; \
+                 remove snapshots or grow it"
             )));
         }
         Ok(())

@@ -16,7 +16,9 @@ const MIB: u64 = 1 << 20;
 /// Less is not worth a pool.
 const MIN_DATA: u64 = 64 * MIB;
 /// What metadata gets at least, and at most (the kernel uses no more than 15.9 GiB).
-const METADATA_RANGE: (u64, u64) = (32 * MIB, 15 << 30);
+const METADATA_RANGE: (u64, u64) = (32 * MIB, METADATA_MOST);
+/// The most that metadata grows to.
+pub(super) const METADATA_MOST: u64 = 15 << 30;
 /// How long a detaching loop device may be open elsewhere (udev looks at new devices).
 const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,6 +98,41 @@ fn sync_directory(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|d| d.sync_all())
         .map_err(|e| error::io(format!("syncing {}", dir.display()), e))
+}
+
+/// An attached file that may grow.
+#[derive(Debug)]
+pub(super) struct GrowingFile {
+    path: PathBuf,
+    attached: AttachedFile,
+}
+
+impl GrowingFile {
+    pub(super) fn new(path: PathBuf, attached: AttachedFile) -> Self {
+        Self { path, attached }
+    }
+
+    /// Bytes that the file has.
+    pub(super) fn len(&self) -> Result<u64> {
+        let context = || format!("looking at {}", self.path.display());
+        fs::metadata(&self.path).map(|m| m.len()).map_err(|e| error::io(context(), e))
+    }
+
+    /// Makes the file larger, if the filesystem has the room, and the loop device with it.
+    pub(super) fn grow_to(&self, bytes: u64) -> Result<()> {
+        let more = bytes.saturating_sub(self.len()?);
+        let fs = rustix::fs::statvfs(&self.path)
+            .map_err(|e| error::io(format!("looking at {}", self.path.display()), e.into()))?;
+        if fs.f_bavail * fs.f_frsize < more {
+            return Err(Error::NoSpace(format!(
+                "{} cannot grow by {} MiB: its filesystem is full",
+                self.path.display(),
+                more / MIB
+            )));
+        }
+        at_least(&self.path, bytes)?;
+        self.attached.refresh()
+    }
 }
 
 /// A file attached to a loop device.

@@ -9,6 +9,7 @@
 //! config     what an operator chooses
 //! identity   the names of our devices
 //! assembly   the pool: found, built, taken down      files: its sparse files on loop devices
+//! keeper     watches how full the pool is, and lets it grow
 //! ledger     thin ids, and the witness that pool and store belong together
 //! create     a thin device for a volume
 //! template   the filesystem that empty volumes start from
@@ -35,6 +36,7 @@ mod error;
 mod ext4;
 mod files;
 mod identity;
+mod keeper;
 mod ledger;
 mod probe;
 mod reconcile;
@@ -67,6 +69,7 @@ use assembly::Assembly;
 use devices::{Devices, MountPlan};
 use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
+use keeper::Keeper;
 use ledger::Book;
 use reconcile::thin_id;
 use template::Recipe;
@@ -83,11 +86,12 @@ pub struct ThinBackend {
     config: ThinConfig,
     recipe: Recipe,
     nodes: Nodes,
-    pool: Pool,
+    pool: Arc<Pool>,
     assembly: Assembly,
     book: Book,
     devices: Devices,
     meter: Meter,
+    keeper: Keeper,
     /// One template is made at a time.
     template: Mutex<()>,
 }
@@ -115,10 +119,14 @@ impl ThinBackend {
             source,
         })?;
         let (pool, assembly) = Assembly::build(&config, &dm, identity, known.is_some())?;
+        let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
-        let book = match Book::open(ledger, &pool, identity.0, &count) {
-            Ok(book) => book,
+        let opened = Book::open(ledger, &pool, identity.0, &count).and_then(|book| {
+            Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?))
+        });
+        let (book, keeper) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 drop(pool);
                 assembly.abandon();
@@ -132,6 +140,7 @@ impl ThinBackend {
             recipe: Recipe::new(&config),
             nodes,
             meter: Meter::default(),
+            keeper,
             template: Mutex::new(()),
             config,
             pool,
@@ -348,6 +357,7 @@ impl Backend for ThinBackend {
     }
 
     fn stop(&self) -> Result<()> {
+        self.keeper.stop();
         self.devices
             .deactivate_all()
             .map_err(|e| backend("deactivating what is still active", e))?;

@@ -157,7 +157,7 @@ fn in_guest_a_child_may_be_larger_than_its_origin_but_not_smaller() {
 #[test]
 fn in_guest_a_full_pool_refuses_new_volumes_and_serves_again_after_a_removal() {
     let rig = Rig::new();
-    let source = PoolSource::Auto { dir: rig.dir.path().join("thin"), size: Some(64 * MIB) };
+    let source = PoolSource::Auto { dir: rig.dir.path().join("thin"), size: Some(64 * MIB), most: None };
     let config = ThinConfig { source, ..rig.config() };
     let backend = ThinBackend::start(config, Arc::new(rig.ledger.clone())).unwrap();
     let volume = backend.create(VolumeId(1), None, None).unwrap();

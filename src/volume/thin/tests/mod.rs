@@ -48,7 +48,7 @@ impl Rig {
         let root = self.dir.path().to_owned();
         let dir = root.join("thin");
         ThinConfig {
-            source: PoolSource::Auto { dir, size: Some(512 * MIB) },
+            source: PoolSource::Auto { dir, size: Some(512 * MIB), most: None },
             patience: Duration::from_millis(500),
             volume_size: 256 * MIB,
             ..ThinConfig::new(root)
@@ -171,6 +171,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+mod growth;
 mod lifecycle;
 mod measures;
 mod pools;

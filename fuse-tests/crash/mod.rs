@@ -4,34 +4,19 @@
 //! which states its key may be in if the daemon dies now, after the answer which state it is in. After each kill
 //! the daemon is started again and every key is compared with what was written down.
 
+mod book;
+mod power;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use thinfs::grpc::proto::thinfs::admin::v1 as admin;
 
 use crate::harness::{Client, Daemon, is_thin};
-
-/// What a key may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Absent,
-    Active,
-    View,
-    Committed,
-}
-
-/// What is known of one key: every state that it may be in, and its committed ancestors, nearest first.
-#[derive(Debug, Clone)]
-struct Known {
-    states: Vec<State>,
-    chain: Vec<String>,
-}
-
-type Book = Mutex<BTreeMap<String, Known>>;
+use book::{Book, Known, State};
 
 /// Many in CI on native, fewer in the slow guest. `THINFS_TEST_KILLS` changes it.
 fn kills() -> usize {
@@ -140,7 +125,7 @@ impl Worker<'_> {
     }
 
     fn note(&self, key: &str, states: &[State], chain: &[String]) {
-        self.book.lock().unwrap().insert(key.to_owned(), Known { states: states.to_vec(), chain: chain.to_vec() });
+        self.book.note(key, states, chain);
     }
 
     /// Runs one call between the notes of what may be and what is.
