@@ -7,9 +7,12 @@
 mod harness;
 
 mod cli;
+mod conformance;
+mod containers;
 mod crash;
 mod fidelity;
 mod lifecycle;
 mod model;
+mod restart;
 mod scale;
 mod snapshots;

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -65,6 +66,8 @@ func startDaemon(dir string) (*daemon, error) {
 	}
 	d.cmd = exec.Command(bin, args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
+	// No daemon outlives a suite that is killed or times out.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -182,13 +185,20 @@ func (s spaced) Remove(ctx context.Context, key string) error {
 	return s.Snapshotter.Remove(ctx, s.in(key))
 }
 
+// exactKey is a comparison of a key with a plain word: the only form in which the suite's filters name keys.
+var exactKey = regexp.MustCompile(`(^|,)(name|parent)==([^",]+)`)
+
 func (s spaced) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	here := make([]string, 0, len(filters))
+	for _, filter := range filters {
+		here = append(here, exactKey.ReplaceAllString(filter, `$1$2=="`+s.prefix+`$3"`))
+	}
 	return s.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
 		if !strings.HasPrefix(info.Name, s.prefix) {
 			return nil
 		}
 		return fn(ctx, s.out(info))
-	}, filters...)
+	}, here...)
 }
 
 // forCases makes the factory that the suite calls once a case.
