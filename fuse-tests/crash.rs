@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use thinfs::grpc::proto::admin;
+use thinfs::grpc::proto::thinfs::admin::v1 as admin;
 
 use crate::harness::{Client, Daemon, is_thin};
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use thinfs::grpc::proto::admin;
-use thinfs::grpc::proto::admin::admin_client::AdminClient;
+use thinfs::grpc::proto::thinfs::admin::v1 as admin;
+use thinfs::grpc::proto::thinfs::admin::v1::admin_client::AdminClient;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

@@ -1,56 +1,100 @@
 //! The metadata store: which snapshots exist, and which volumes. The only module that names RocksDB.
 //!
-//! Placeholder signatures; see the design notes.
-#![allow(missing_docs)]
+//! It knows no device, no directory and no rule: what may be changed is for [`crate::snapshot`] to say.
+//!
+//! # Schema
+//!
+//! ```text
+//! system                                    facts about the store itself
+//! ├── schema             → version          readable by every thinfs, old or new
+//! ├── snapshot_ids       → reserved end     ids below it may have been handed out
+//! └── pool               → Pool             transaction id, reserved thin ids, templates, faulty ids
+//! snapshots                                 the snapshots
+//! └── namespace \0 key   → Snapshot         id, kind, parent, labels, created, updated, usage, volume
+//! children                                  index: snapshots by parent
+//! └── namespace \0 parent \0 child → ""
+//! kinds                                     index: snapshots by kind, for listing page by page
+//! └── namespace \0 kind \0 key → id
+//! ids                                       index: snapshots by id
+//! └── id (u32 BE)        → namespace \0 key
+//! digests                                   index: keys over 80 bytes by their SHA-256
+//! └── namespace \0 sha256(key) → key
+//! volumes                                   live and lost volumes, and tombstones
+//! └── id (u32 BE)        → Volume           state, origin, size, backing
+//! ```
+//!
+//! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
+//! their own. No key and no namespace holds a NUL. A record and its index rows change in one batch only
+//! ([`Batch`]), so they can't disagree; [`Store::verify`] checks that they don't.
+//!
+//! # What is assumed of disk and fsync
+//!
+//! fdatasync that returned success made the log's bytes durable; one that failed may have made any part
+//! of them durable or none, and a second try proves nothing. So the store is fail-stop: after a failed
+//! write it refuses all others until it is opened anew ([`Store::write`]). A log torn by a power cut is
+//! replayed up to the last whole record.
+//!
+//! # Versions
+//!
+//! `migrations.rs` holds the list of steps from schema to schema. Opening a store of a newer schema is an
+//! error that changes nothing.
 
+mod batch;
+mod columns;
+mod error;
+mod migrations;
+mod open;
+mod read;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod write;
+
+pub use batch::Batch;
+pub use error::{Error, Malformed, Result};
+pub use read::VisitSnapshot;
+#[cfg(test)]
+pub(crate) use write::WriteFault;
+
+use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use crate::types::{Kind, Namespace, Pool, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId};
+use parking_lot::Mutex;
+use rocksdb::DB;
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("metadata store: {0}")]
-    Other(String),
-}
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// The store. Cheap to share behind an `Arc`; every method may be called from any thread.
+/// The store. Cheap to share behind an `Arc`; every method may be called from any thread. Closed when
+/// dropped.
 #[derive(Debug)]
-pub struct Store {}
-
-/// A set of changes that becomes durable as a whole, or not at all.
-#[derive(Default)]
-pub struct Batch {}
-
-impl Batch {
-    pub fn insert_snapshot(&mut self, _ns: &Namespace, _key: &SnapshotKey, _new: &Snapshot) { unimplemented!() }
-    pub fn update_snapshot(&mut self, _ns: &Namespace, _key: &SnapshotKey, _old: &Snapshot, _new: &Snapshot) { unimplemented!() }
-    pub fn remove_snapshot(&mut self, _ns: &Namespace, _key: &SnapshotKey, _old: &Snapshot) { unimplemented!() }
-    pub fn put_volume(&mut self, _volume: &Volume) { unimplemented!() }
-    pub fn delete_volume(&mut self, _id: VolumeId) { unimplemented!() }
-    pub fn put_pool(&mut self, _pool: &Pool) { unimplemented!() }
+pub struct Store {
+    db: DB,
+    /// Held only to take a number, and once in 1,024 numbers for a write.
+    ids: Mutex<write::IdRange>,
+    /// Why a write failed, once one has.
+    poison: OnceLock<String>,
+    #[cfg(test)]
+    fault: Mutex<Option<WriteFault>>,
+    /// Keeps other processes out; after `db`, so that it is released last.
+    _lock: File,
 }
 
 impl Store {
-    /// Opens or makes the store in `dir`.
-    pub fn open(_dir: &Path) -> Result<Store> { unimplemented!() }
-    /// Applies a batch; when it returns Ok the batch is on stable storage. Concurrent callers share an fsync.
-    pub fn write(&self, _batch: Batch) -> Result<()> { unimplemented!() }
-    /// Hands out the next snapshot id; ranges of 1024 are reserved durably ahead of use.
-    pub fn next_snapshot_id(&self) -> Result<SnapshotId> { unimplemented!() }
-    pub fn snapshot(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<Option<Snapshot>> { unimplemented!() }
-    pub fn snapshot_by_id(&self, _id: SnapshotId) -> Result<Option<(Namespace, SnapshotKey, Snapshot)>> { unimplemented!() }
-    pub fn has_children(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<bool> { unimplemented!() }
-    pub fn children(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<Vec<SnapshotKey>> { unimplemented!() }
-    /// Up to `limit` snapshots of one kind with keys greater than `after`, in key order (range scan of the kind index).
-    pub fn page(&self, _ns: &Namespace, _kind: Kind, _after: Option<&SnapshotKey>, _limit: usize) -> Result<Vec<(SnapshotKey, SnapshotId)>> { unimplemented!() }
-    /// Calls `visit` for each snapshot of the namespace as of one moment, in key order, until it breaks; no lock is held meanwhile.
-    pub fn for_each_snapshot(&self, _ns: &Namespace, _visit: &mut dyn FnMut(SnapshotKey, Snapshot) -> std::ops::ControlFlow<()>) -> Result<()> { unimplemented!() }
-    /// Namespaces that hold at least one snapshot, in order.
-    pub fn namespaces(&self) -> Result<Vec<Namespace>> { unimplemented!() }
-    pub fn volume(&self, _id: VolumeId) -> Result<Option<Volume>> { unimplemented!() }
-    pub fn for_each_volume(&self, _visit: &mut dyn FnMut(Volume) -> std::ops::ControlFlow<()>) -> Result<()> { unimplemented!() }
-    pub fn pool(&self) -> Result<Option<Pool>> { unimplemented!() }
-    /// Finds a key too long for a directory name by the digest that stands in its directory name (see `fs::names`).
-    pub fn key_by_digest(&self, _ns: &Namespace, _digest: &[u8; 32]) -> Result<Option<SnapshotKey>> { unimplemented!() }
+    /// Opens or makes the store in `dir`, alone: while it lives, opening it again anywhere is
+    /// [`Error::InUse`].
+    pub fn open(dir: &Path) -> Result<Store> {
+        Self::open_with(dir, migrations::MIGRATIONS)
+    }
+
+    fn open_with(dir: &Path, migrations: &[migrations::Migration]) -> Result<Store> {
+        let (db, lock) = open::open(dir, migrations)?;
+        Ok(Store {
+            ids: write::IdRange::load(&db)?,
+            db,
+            poison: OnceLock::new(),
+            #[cfg(test)]
+            fault: Mutex::default(),
+            _lock: lock,
+        })
+    }
 }

@@ -1,111 +1,198 @@
 //! The rules of snapshots: prepare, view, commit, remove, stat, update, usage, walk.
-#![allow(missing_docs)]
+//!
+//! What containerd's snapshot service promises its callers is decided here, for every front door alike; see
+//! [`Snapshots`]. This module knows the store and the volumes, but no device, no FUSE and no gRPC.
+//!
+//! # States
+//!
+//! A key names a snapshot of one [`Kind`](crate::types::Kind), and the snapshot has a volume, with its own
+//! state ([`VolumeState`](crate::types::VolumeState)). Each edge is one synced batch:
+//!
+//! ```text
+//!              prepare                       commit (key → name)
+//!   (no key) ───────────▶ Active ────────────────────────────────▶ Committed
+//!      │  ▲                  │ remove                               │  ▲
+//!      │  └──────────────────┴───────────── remove, no children ────┘  │ parent of
+//!      │ view                                                          │
+//!      └─────────▶ View ─ remove ─▶ (no key)            Active, View, Committed
+//! ```
+//!
+//! - `prepare` ([`prepare`](Snapshots::prepare)) makes the volume, then the batch names it.
+//! - `view` ([`view`](Snapshots::view)) of a parent shares its volume; without one it has an empty one.
+//! - `commit` ([`commit`](Snapshots::commit)) seals the volume, then the batch renames; id and volume stay.
+//! - `remove` ([`remove`](Snapshots::remove)) frees the key and turns the volume into a tombstone.
+//! - The reaper alone takes a tombstone away, after destroying what it names.
+//! - A start ([`start`](Snapshots::start)) alone marks volumes as lost, or as live again.
+//!
+//! # Crashes
+//!
+//! A volume is made before the batch that names it and destroyed after the batch that forgets it. So after
+//! a crash a volume without a name is garbage, destroyed at the next start, and a tombstone is work that the
+//! reaper takes up again. Whether a *failed* write reached the disk is unknown; the store then takes no more
+//! writes, and nothing that the batch named is undone: the next start finds out.
+
+mod check;
+mod commit;
+mod create;
+mod error;
+mod filter;
+mod locks;
+mod open;
+mod prepare;
+mod query;
+mod reaper;
+mod recover;
+mod remove;
+#[cfg(test)]
+mod tests;
+mod update;
+mod usage;
+mod view;
+mod walk;
+
+pub use error::{Error, Result};
+pub use reaper::Reaped;
+pub use recover::Recovery;
+pub use update::LabelUpdate;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::ops::ControlFlow;
+
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::meta::Store;
-use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage};
-use crate::volume::{Pin, Volumes};
+use crate::types::{Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::volume::{self, Pin, Volumes};
+
+/// Label with the size of a new volume, in decimal bytes.
+pub const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
 
 /// One snapshot with its key.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Info { pub namespace: Namespace, pub key: SnapshotKey, pub snapshot: Snapshot }
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0}")]
-    InvalidName(#[from] crate::types::InvalidName),
-    #[error("snapshot {0:?} not found")]
-    NotFound(String),
-    #[error("parent snapshot {0:?} not found")]
-    ParentNotFound(String),
-    #[error("snapshot {0:?} already exists")]
-    AlreadyExists(String),
-    #[error("parent {parent:?} is {kind}: only a committed snapshot can be a parent")]
-    ParentNotCommitted { parent: String, kind: Kind },
-    #[error("snapshot {key:?} is {kind}, {needs}")]
-    WrongKind { key: String, kind: Kind, needs: &'static str },
-    #[error("cannot remove snapshot {0:?}: it has children, remove them first")]
-    HasChildren(String),
-    #[error("{0}")]
-    InvalidArgument(String),
-    #[error("{0}")]
-    FailedPrecondition(String),
-    #[error("thinfs is stopping")]
-    Stopping,
-    #[error(transparent)]
-    Store(#[from] crate::meta::Error),
-    #[error(transparent)]
-    Volume(#[from] crate::volume::Error),
+pub struct Info {
+    /// Where its key is unique.
+    pub namespace: Namespace,
+    /// Its key, or name once committed.
+    pub key: SnapshotKey,
+    /// All else.
+    pub snapshot: Snapshot,
 }
-pub type Result<T> = std::result::Result<T, Error>;
 
-/// A change that has become durable. Told to watchers after the batch, outside every lock.
+/// A change that has become durable.
 #[derive(Debug, Clone)]
 pub enum Change {
+    /// A snapshot was prepared, or a view made.
     Prepared(Info),
-    /// `key` is the active snapshot's former key; `info` the committed snapshot.
-    Committed { key: SnapshotKey, info: Info },
+    /// An active snapshot was committed.
+    Committed {
+        /// The active snapshot's former key.
+        key: SnapshotKey,
+        /// The committed snapshot.
+        info: Info,
+    },
+    /// A snapshot was removed; this is what it was.
     Removed(Info),
+    /// Labels were changed.
     Updated(Info),
 }
-pub trait Watcher: Send + Sync { fn changed(&self, change: &Change); }
 
-/// What `update` is to do with the labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LabelUpdate {
-    /// All labels become these.
-    Replace(Labels),
-    /// Only these keys; an empty value deletes.
-    Merge(Labels),
+/// Is told of every change: after its batch, by the thread that made it, outside every lock. Two changes by
+/// two threads may be told in another order than they were made in.
+pub trait Watcher: Send + Sync {
+    /// A change has become durable.
+    fn changed(&self, change: &Change);
 }
 
 /// A snapshot whose files can be reached.
 #[derive(Debug)]
-pub struct Opened { pub info: Info, pub pin: Pin, pub read_only: bool }
+pub struct Opened {
+    /// The snapshot.
+    pub info: Info,
+    /// Keeps its volume activated.
+    pub pin: Pin,
+    /// Whether its files may not be changed: it is no active snapshot.
+    pub read_only: bool,
+}
 
-/// What a start found and did.
-#[derive(Debug, Clone, Default)]
-pub struct Recovery { pub snapshots: usize, pub volumes: usize, pub tombstones: usize, pub reaped: usize, pub lost: Vec<String> }
+/// The rules. Every method may be called from any thread; those that change something return when the change
+/// is durable.
+pub struct Snapshots {
+    store: Arc<Store>,
+    volumes: Arc<Volumes>,
+    locks: locks::Locks,
+    /// True once closed. Held shared by whatever changes something, so that closing waits for it.
+    gate: RwLock<bool>,
+    watchers: RwLock<Vec<Arc<dyn Watcher>>>,
+    usages: usage::Recent,
+    reaper: reaper::Reaper,
+}
 
-/// What a cleanup did.
-#[derive(Debug, Clone, Default)]
-pub struct Reaped { pub destroyed: usize, pub failed: Vec<String>, pub waiting: usize }
-
-#[derive(Debug)]
-pub struct Snapshots {}
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshots").field("store", &self.store).field("volumes", &self.volumes).finish_non_exhaustive()
+    }
+}
 
 impl Snapshots {
-    /// Reconciles store and backend, then is ready to serve. Starts the reaper thread.
-    pub fn start(_store: Arc<Store>, _volumes: Arc<Volumes>) -> Result<(Arc<Self>, Recovery)> { unimplemented!() }
-    pub fn volumes(&self) -> &Arc<Volumes> { unimplemented!() }
-    pub fn watch(&self, _watcher: Arc<dyn Watcher>) { unimplemented!() }
-    pub fn prepare(&self, _ns: &Namespace, _key: &SnapshotKey, _parent: Option<&SnapshotKey>, _labels: Labels) -> Result<Info> { unimplemented!() }
-    pub fn view(&self, _ns: &Namespace, _key: &SnapshotKey, _parent: Option<&SnapshotKey>, _labels: Labels) -> Result<Info> { unimplemented!() }
-    /// The record of a snapshot that may be mounted: active or view, else the error CONTRACTS names.
-    pub fn mounts(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<Info> { unimplemented!() }
-    /// `rebase`: the parent given at commit.
-    pub fn commit(&self, _ns: &Namespace, _name: &SnapshotKey, _key: &SnapshotKey, _labels: Labels, _rebase: Option<&SnapshotKey>) -> Result<Info> { unimplemented!() }
-    pub fn remove(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<()> { unimplemented!() }
-    pub fn stat(&self, _ns: &Namespace, _key: &SnapshotKey) -> Result<Info> { unimplemented!() }
-    pub fn stat_id(&self, _id: SnapshotId) -> Result<Option<Info>> { unimplemented!() }
-    pub fn update(&self, _ns: &Namespace, _key: &SnapshotKey, _labels: LabelUpdate) -> Result<Info> { unimplemented!() }
-    /// filters: containerd's grammar; none is all.
-    pub fn walk(&self, _ns: &Namespace, _filters: &[String], _visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> { unimplemented!() }
-    pub fn page(&self, _ns: &Namespace, _kind: Kind, _after: Option<&SnapshotKey>, _limit: usize) -> Result<Vec<(SnapshotKey, SnapshotId)>> { unimplemented!() }
-    pub fn usage(&self, _ns: &Namespace, _key: &SnapshotKey, _cancel: &AtomicBool) -> Result<Usage> { unimplemented!() }
-    pub fn namespaces(&self) -> Result<Vec<Namespace>> { unimplemented!() }
-    pub fn key_by_digest(&self, _ns: &Namespace, _digest: &[u8; 32]) -> Result<Option<SnapshotKey>> { unimplemented!() }
-    /// Activates the snapshot's volume if need be (writable for an active snapshot) and pins it.
-    pub fn open(&self, _id: SnapshotId) -> Result<Opened> { unimplemented!() }
-    /// Runs the reaper now and waits for one full pass.
-    pub fn cleanup(&self) -> Result<Reaped> { unimplemented!() }
-    /// Disagreements between store and backend, a line each; empty = sound.
-    pub fn check(&self) -> Result<Vec<String>> { unimplemented!() }
-    /// How many tombstones wait for the reaper.
-    pub fn pending(&self) -> Result<usize> { unimplemented!() }
-    /// Twice is fine.
-    pub fn close(&self) -> Result<()> { unimplemented!() }
+    /// The volumes below.
+    pub fn volumes(&self) -> &Arc<Volumes> {
+        &self.volumes
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Tells `watcher` of every change from now on.
+    pub fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.watchers.write().push(watcher);
+    }
+
+    /// Refuses further changes, waits for those that run, and stops the reaper; what it hadn't destroyed yet
+    /// is destroyed after the next start. Reading goes on. Twice is fine.
+    pub fn close(&self) -> Result<()> {
+        *self.gate.write() = true;
+        self.reaper.stop();
+        Ok(())
+    }
+
+    /// To be held while something is changed.
+    fn running(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let gate = self.gate.read();
+        if *gate { Err(Error::Stopping) } else { Ok(gate) }
+    }
+
+    /// To be called outside every lock.
+    fn tell(&self, change: &Change) {
+        let watchers = self.watchers.read().clone();
+        watchers.iter().for_each(|watcher| watcher.changed(change));
+    }
+
+    /// The snapshot with this key.
+    fn existing(&self, ns: &Namespace, key: &SnapshotKey) -> Result<Snapshot> {
+        self.store.snapshot(ns, key)?.ok_or_else(|| Error::NotFound(key.to_string()))
+    }
+
+    /// A volume that the backend has.
+    fn live_volume(&self, id: VolumeId) -> Result<Volume> {
+        use crate::types::VolumeState::{Live, Lost, Tombstone};
+        match self.store.volume(id)? {
+            Some(volume) if volume.state == Live => Ok(volume),
+            Some(Volume { state: Live | Lost | Tombstone, .. }) | None => Err(volume::Error::Missing(id).into()),
+        }
+    }
+
+    /// The volume that this one's content started from, as far as it is still there.
+    fn origin_of(&self, volume: &Volume) -> Result<Option<Volume>> {
+        match volume.origin {
+            Some(origin) => Ok(self.store.volume(origin)?),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        self.reaper.stop();
+    }
 }

@@ -1,1 +1,7 @@
 //! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.
+
+pub mod direct;
+pub mod ext4;
+pub mod loopdev;
+pub mod mount;
+pub mod handle;

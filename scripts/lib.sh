@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# What the scripts here share; to be sourced under `set -euo pipefail`.
+# The package lists are Debian 12's names; only scripts read them.
+# shellcheck disable=SC2034 # used by the scripts that source this file
+
+# To compile: RocksDB's C++ library, and libclang for the bindings to the kernel's headers.
+BUILD_PACKAGES=(gcc g++ libc6-dev pkg-config clang libclang-dev librocksdb-dev)
+# To run the daemon and look at what it does.
+RUN_PACKAGES=(fuse3 e2fsprogs dmsetup thin-provisioning-tools librocksdb7.8)
+# To run the tests: the guest, tools that compare trees, containerd's own snapshotter suite.
+GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux)
+TEST_PACKAGES=("${RUN_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
+    acl attr rsync git golang-go golang-github-containerd-containerd-dev)
+
+# Everything the scripts say goes to stderr: stdout belongs to the command they run.
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# need_packages PKG... installs what is missing, and asks for nothing when all is there.
+# THINFS_NO_INSTALL=1 trusts the caller: for other distributions and locked-down machines.
+need_packages() {
+    local package missing=() as_root=()
+    [[ -z ${THINFS_NO_INSTALL:-} ]] || return 0
+    command -v apt-get >/dev/null ||
+        die "not a Debian system: install what matches '$*', then set THINFS_NO_INSTALL=1"
+    for package; do
+        # "installed" exactly: a removed package keeps a record with its configuration files.
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
+            missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "root or sudo is needed to install: ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    # The lock timeout waits for another apt instead of failing beside it.
+    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+        apt-get -qq -o DPkg::Lock::Timeout=600)
+    "${apt[@]}" update >&2 || say "apt-get update failed; trying with the lists at hand"
+    "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >&2 ||
+        die "could not install ${missing[*]}"
+}
+
+# Everything we leave on a machine outside the clone is below this one directory.
+cache_dir() { printf '%s\n' "${XDG_CACHE_HOME:-$HOME/.cache}/thinfs"; }
+
+# One target directory for all clones, outside them: a fresh clone starts with a warm build.
+target_dir() {
+    export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$(cache_dir)/target}"
+}

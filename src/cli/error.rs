@@ -1,0 +1,179 @@
+//! Why a command failed: what the user reads, what to do about it, and the exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use tonic::{Code, Status};
+
+use crate::grpc::status::{REMEDY, with_causes};
+
+pub(super) type Result<T> = std::result::Result<T, Error>;
+
+/// The exit codes that `thinfs --help` documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// An error that none of the following fits.
+    Error = 1,
+    /// Wrong usage, or an argument that can't be used.
+    Usage = 2,
+    /// Not found.
+    NotFound = 3,
+    /// Already exists.
+    AlreadyExists = 4,
+    /// Not possible in the present state.
+    Precondition = 5,
+    /// The daemon doesn't answer.
+    Unreachable = 6,
+    /// No space left.
+    NoSpace = 7,
+    /// `check` found disagreements.
+    Unsound = 8,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings can't be used.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// The daemon couldn't start, or failed.
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::Error),
+    /// Nobody listens.
+    #[error("no daemon is running at {}", .0.display())]
+    NotRunning(PathBuf),
+    /// The socket can't be used.
+    #[error("cannot reach the daemon at {}", socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Connected, but no gRPC came of it.
+    #[error("cannot talk to the daemon at {}", socket.display())]
+    Transport {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The daemon said no.
+    #[error("cannot {what}: {}", .status.message())]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// The answer.
+        status: Box<Status>,
+    },
+    /// Some of several; those have been reported already.
+    #[error("{failed} of {of} could not be removed")]
+    Several {
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        of: usize,
+        /// The exit code of the first.
+        code: ExitCode,
+    },
+    /// `check` found disagreements.
+    #[error("{0} disagreements between the store and the backend")]
+    Unsound(usize),
+    /// The socket's path can't be an address.
+    #[error("the socket path {} is not valid UTF-8", .0.display())]
+    SocketPath(PathBuf),
+    /// A file can't be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output can't be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+    /// The async runtime can't be made.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl Error {
+    /// What the user reads: the message with its causes, then what to do if that is known.
+    pub fn report(&self) -> String {
+        let error = format!("thinfs: {}", with_causes(self));
+        match self.remedy() {
+            Some(remedy) => format!("{error}\n  help: {remedy}"),
+            None => error,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotRunning(_) => Some("start it with `thinfs serve`, or name its socket with --socket".to_owned()),
+            Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("the socket is for root only: run the command as root".to_owned())
+            }
+            Self::Refused { status, .. } => {
+                status.metadata().get(REMEDY).and_then(|remedy| remedy.to_str().ok()).map(str::to_owned)
+            }
+            Self::Unsound(_) => Some("restart the daemon: it reconciles both at its start".to_owned()),
+            Self::Daemon(error) => error.remedy().map(str::to_owned),
+            Self::Config(_)
+            | Self::Unreachable { .. }
+            | Self::Transport { .. }
+            | Self::Several { .. }
+            | Self::SocketPath(_)
+            | Self::Write { .. }
+            | Self::Output(_)
+            | Self::Runtime(_) => None,
+        }
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
+            Self::NotRunning(_) | Self::Unreachable { .. } | Self::Transport { .. } => ExitCode::Unreachable,
+            Self::Refused { status, .. } => code_of(status.code()),
+            Self::Several { code, .. } => *code,
+            Self::Unsound(_) => ExitCode::Unsound,
+            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => ExitCode::Error,
+        }
+    }
+}
+
+fn code_of(code: Code) -> ExitCode {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => ExitCode::Usage,
+        Code::NotFound => ExitCode::NotFound,
+        Code::AlreadyExists => ExitCode::AlreadyExists,
+        Code::FailedPrecondition | Code::Aborted => ExitCode::Precondition,
+        Code::Unavailable => ExitCode::Unreachable,
+        Code::ResourceExhausted => ExitCode::NoSpace,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::PermissionDenied
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => ExitCode::Error,
+    }
+}
+
+/// Says what was asked for when the daemon refuses it.
+pub(super) trait Asked<T> {
+    fn asked(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Asked<T> for std::result::Result<T, Status> {
+    fn asked(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|status| Error::Refused { what: what(), status: Box::new(status) })
+    }
+}

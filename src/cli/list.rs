@@ -1,0 +1,113 @@
+//! `ls` and `usage`: many snapshots, a line each.
+
+use tonic::Streaming;
+
+use super::args::{KindArg, LsArgs, UsageArgs};
+use super::client::Client;
+use super::error::{Asked, Result};
+use super::json;
+use super::output::{Out, age, number, printable, size, text};
+use super::progress::during;
+use crate::grpc::proto::thinfs::admin::v1 as admin;
+
+pub(super) async fn ls(args: LsArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
+    let filters = filters(&args.kind, args.filter);
+    let snapshots = snapshots(client, filters, args.usage).await?;
+    print_list(snapshots, out)?;
+    Ok(())
+}
+
+/// All snapshots that match, sorted by key.
+pub(super) async fn snapshots(
+    client: &mut Client,
+    filters: Vec<String>,
+    usage: bool,
+) -> Result<Vec<admin::Snapshot>> {
+    let request = admin::ListRequest { namespace: client.ns(), filters, usage };
+    let listing = async {
+        let stream = client.admin.list(request).await?.into_inner();
+        collect(stream).await
+    };
+    let listed = during(|| "listing snapshots".to_owned(), listing).await;
+    let mut snapshots = listed.asked(|| "list snapshots".to_owned())?;
+    snapshots.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(snapshots)
+}
+
+async fn collect(
+    mut stream: Streaming<admin::ListReply>,
+) -> std::result::Result<Vec<admin::Snapshot>, tonic::Status> {
+    let mut all = Vec::new();
+    while let Some(reply) = stream.message().await? {
+        all.extend(reply.snapshots);
+    }
+    Ok(all)
+}
+
+/// A filter matches if all of its parts do, and one filter is enough: so each is tried with each
+/// kind.
+pub(super) fn filters(kinds: &[KindArg], filters: Vec<String>) -> Vec<String> {
+    if kinds.is_empty() {
+        return filters;
+    }
+    let kinds = || kinds.iter().map(|kind| format!("kind=={}", kind.as_str()));
+    if filters.is_empty() {
+        return kinds().collect();
+    }
+    filters.iter().flat_map(|filter| kinds().map(move |kind| format!("{filter},{kind}"))).collect()
+}
+
+pub(super) fn print_list(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std::io::Result<()> {
+    if out.json {
+        return snapshots.into_iter().try_for_each(|snapshot| out.object(&json::Snapshot::from(snapshot)));
+    }
+    let now = out.now;
+    let rows = snapshots.iter().map(|snapshot| {
+        [
+            printable(&snapshot.key),
+            json::kind(snapshot.kind()).to_owned(),
+            or_dash(printable(&snapshot.parent)),
+            or_dash(snapshot.usage.map(|usage| size(usage.size)).unwrap_or_default()),
+            or_dash(snapshot.usage.map(|usage| usage.inodes.to_string()).unwrap_or_default()),
+            or_dash(snapshot.created.map(|created| age(created, now)).unwrap_or_default()),
+        ]
+    });
+    let columns = [text("KEY"), text("KIND"), text("PARENT"), number("SIZE"), number("INODES"), number("AGE")];
+    out.table(columns, rows.collect())
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+pub(super) async fn usage(args: UsageArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
+    let usages = if args.keys.is_empty() { all_usages(client).await? } else { usages(args.keys, client).await? };
+    print_usages(&usages, out)?;
+    Ok(())
+}
+
+async fn all_usages(client: &mut Client) -> Result<Vec<(String, admin::Usage)>> {
+    let snapshots = snapshots(client, Vec::new(), true).await?;
+    Ok(snapshots.into_iter().filter_map(|snapshot| Some((snapshot.key, snapshot.usage?))).collect())
+}
+
+async fn usages(keys: Vec<String>, client: &mut Client) -> Result<Vec<(String, admin::Usage)>> {
+    let mut usages = Vec::with_capacity(keys.len());
+    for key in keys {
+        let request = admin::UsageRequest { namespace: client.ns(), key: key.clone() };
+        let reply = during(|| format!("measuring {key}"), client.admin.usage(request)).await;
+        let usage = reply.asked(|| format!("measure {key:?}"))?.into_inner().usage.unwrap_or_default();
+        usages.push((key, usage));
+    }
+    Ok(usages)
+}
+
+pub(super) fn print_usages(usages: &[(String, admin::Usage)], out: &mut Out) -> std::io::Result<()> {
+    if out.json {
+        return usages.iter().try_for_each(|(key, usage)| {
+            out.object(&json::KeyUsage { key, size: usage.size, inodes: usage.inodes })
+        });
+    }
+    let rows = usages.iter().map(|(key, usage)| [printable(key), size(usage.size), usage.inodes.to_string()]);
+    out.table([text("KEY"), number("SIZE"), number("INODES")], rows.collect())
+}

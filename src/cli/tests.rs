@@ -1,0 +1,339 @@
+//! How the output looks, to the letter: people read it and programs parse it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use clap::{CommandFactory, Parser};
+use prost_types::Timestamp;
+
+use super::output::{Out, quoted_path, shell_word, size};
+use super::*;
+use crate::grpc::proto::containerd::types::Mount;
+use crate::grpc::proto::thinfs::admin::v1 as admin;
+
+const NOW: i64 = 1_700_000_000;
+
+fn printed(json: bool, print: impl FnOnce(&mut Out) -> std::io::Result<()>) -> String {
+    let mut bytes = Vec::new();
+    let mut out = Out::new(&mut bytes, json);
+    out.now = SystemTime::UNIX_EPOCH + Duration::from_millis(NOW as u64 * 1000 + 5);
+    print(&mut out).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn snapshot(key: &str, kind: admin::Kind, parent: &str, usage: Option<(u64, u64)>) -> admin::Snapshot {
+    let time = Timestamp { seconds: NOW - 7200, nanos: 5_000_000 };
+    admin::Snapshot {
+        namespace: "default".into(),
+        key: key.into(),
+        kind: kind as i32,
+        parent: parent.into(),
+        id: 7,
+        labels: BTreeMap::from([("owner".into(), "ci".into()), ("stage".into(), "1".into())]),
+        created: Some(time),
+        updated: Some(time),
+        usage: usage.map(|(size, inodes)| admin::Usage { size, inodes }),
+        path: format!("/mnt/{key}"),
+    }
+}
+
+fn some_snapshots() -> Vec<admin::Snapshot> {
+    use admin::Kind::{Active, Committed, View};
+    vec![
+        snapshot("base", Committed, "", Some((20 << 20, 1234))),
+        snapshot("look", View, "base", Some((0, 0))),
+        snapshot("odd\nkey", Active, "", None),
+        snapshot("web", Committed, "base", Some((1536, 3))),
+        snapshot("web-1", Active, "web", Some((4096, 1))),
+    ]
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn ls_is_an_aligned_table() {
+    let text = printed(false, |out| list::print_list(some_snapshots(), out));
+    let expected = "\
+KEY       KIND       PARENT     SIZE  INODES  AGE
+base      committed  -        20 MiB    1234   2h
+look      view       base        0 B       0   2h
+odd\\nkey  active     -             -       -   2h
+web       committed  base    1.5 KiB       3   2h
+web-1     active     web       4 KiB       1   2h
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn an_empty_list_prints_nothing() {
+    assert_eq!(printed(false, |out| list::print_list(Vec::new(), out)), "");
+    assert_eq!(printed(true, |out| list::print_list(Vec::new(), out)), "");
+}
+
+#[test]
+fn ls_for_programs_is_an_object_a_line() {
+    let all = some_snapshots().split_off(3);
+    let text = printed(true, |out| list::print_list(all, out));
+    let expected = concat!(
+        r#"{"namespace":"default","key":"web","kind":"committed","parent":"base","id":7,"#,
+        r#""labels":{"owner":"ci","stage":"1"},"created":"2023-11-14T20:13:20.005Z","#,
+        r#""updated":"2023-11-14T20:13:20.005Z","usage":{"size":1536,"inodes":3},"path":"/mnt/web"}"#,
+    );
+    assert_eq!(text.lines().next(), Some(expected));
+    assert_eq!(text.lines().count(), 2);
+}
+
+#[test]
+fn tree_draws_parents_above_their_children() {
+    let text = printed(false, |out| tree::print_tree(some_snapshots(), out));
+    let expected = "\
+SNAPSHOT       KIND          SIZE  INODES
+base           committed   20 MiB    1234
+├── look       view           0 B       0
+└── web        committed  1.5 KiB       3
+    └── web-1  active       4 KiB       1
+odd\\nkey       active           -       -
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn tree_copes_with_long_chains_and_absent_parents() {
+    let chain = (0..2000).map(|i| {
+        let parent = if i == 0 { "gone".to_owned() } else { format!("s{}", i - 1) };
+        snapshot(&format!("s{i}"), admin::Kind::Committed, &parent, None)
+    });
+    let text = printed(true, |out| tree::print_tree(chain.collect(), out));
+    assert!(text.lines().next_back().unwrap().starts_with(r#"{"depth":1999,"namespace":"default","key":"s1999""#));
+}
+
+#[test]
+fn info_shows_everything_a_line_each() {
+    let text = printed(false, |out| snapshots::print_info(&some_snapshots()[3], out));
+    let expected = "\
+Key:       web
+Kind:      committed
+Parent:    base
+Namespace: default
+Id:        7
+Created:   2023-11-14T20:13:20.005Z
+Updated:   2023-11-14T20:13:20.005Z
+Usage:     1.5 KiB (1536 bytes), 3 inodes
+Path:      /mnt/web
+Labels:    owner=ci
+           stage=1
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn usage_is_a_table_or_lines() {
+    let usages = [("web".to_owned(), admin::Usage { size: 1536, inodes: 3 })];
+    let text = printed(false, |out| list::print_usages(&usages, out));
+    assert_eq!(text, "KEY     SIZE  INODES\nweb  1.5 KiB       3\n");
+    let json = printed(true, |out| list::print_usages(&usages, out));
+    assert_eq!(json, "{\"key\":\"web\",\"size\":1536,\"inodes\":3}\n");
+}
+
+#[test]
+fn mounts_ends_in_a_command_to_copy() {
+    let options = vec!["rbind".to_owned(), "ro".to_owned()];
+    let mount = Mount { r#type: "bind".into(), source: "/m/view/a b".into(), options, ..Mount::default() };
+    let mounts = [mount];
+    let text = printed(false, |out| snapshots::print_mounts(&mounts, out));
+    let expected = "\
+TYPE  OPTIONS   SOURCE
+bind  rbind,ro  /m/view/a b
+
+mount -o rbind,ro '/m/view/a b' DIR
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| snapshots::print_mounts(&mounts, out));
+    assert_eq!(json, "{\"type\":\"bind\",\"source\":\"/m/view/a b\",\"options\":[\"rbind\",\"ro\"]}\n");
+}
+
+#[test]
+fn diff_lines_look_like_git_status() {
+    use admin::ChangeKind::{Added, Deleted, Modified};
+    let changes = [(Added, &b"etc/new"[..]), (Modified, b"odd\xff\n"), (Deleted, b"etc/old file")];
+    let print = |out: &mut Out| {
+        changes.iter().try_for_each(|(kind, path)| {
+            diff::print_change(&admin::Change { kind: *kind as i32, path: path.to_vec() }, out)
+        })
+    };
+    assert_eq!(printed(false, print), "A etc/new\nM \"odd\\377\\n\"\nD etc/old file\n");
+    let json = printed(true, print);
+    let expected = "\
+{\"change\":\"added\",\"path\":\"etc/new\"}
+{\"change\":\"modified\",\"path\":\"odd\u{fffd}\\n\",\"path_hex\":\"6f6464ff0a\"}
+{\"change\":\"deleted\",\"path\":\"etc/old file\"}
+";
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn gc_says_what_it_did() {
+    let reply = admin::GcReply { destroyed: 3, waiting: 1, failed: vec!["volume 9: busy".into()] };
+    let text = printed(false, |out| daemon::print_gc(&reply, out));
+    assert_eq!(text, "3 destroyed, 1 still in use, 1 failed\nfailed: volume 9: busy\n");
+    let json = printed(true, |out| daemon::print_gc(&reply, out));
+    assert_eq!(json, "{\"destroyed\":3,\"waiting\":1,\"failed\":[\"volume 9: busy\"]}\n");
+}
+
+fn a_status() -> admin::StatusReply {
+    admin::StatusReply {
+        version: "0.1.0".into(),
+        pid: 42,
+        started: Some(Timestamp { seconds: NOW - 90, nanos: 0 }),
+        root: "/r".into(),
+        mount: "/r/mnt".into(),
+        socket: "/r/thinfs.sock".into(),
+        containerd_namespace: "containerd".into(),
+        backend: "native".into(),
+        details: vec![admin::Detail { name: "copies".into(), value: "reflink".into() }],
+        capacity: Some(admin::Capacity { total: 10 << 30, used: 5 << 30, block_size: 4096, ..Default::default() }),
+        namespaces: vec![admin::NamespaceStatus { name: "default".into(), active: 1, view: 0, committed: 12 }],
+        pending: 2,
+        volumes: vec![admin::VolumeStatus { id: 7, read_only: true, pins: 1, writers: 0 }],
+    }
+}
+
+#[test]
+fn status_shows_the_daemon_its_namespaces_and_its_volumes() {
+    let text = printed(false, |out| daemon::print_status(a_status(), out));
+    let expected = "\
+Daemon:     thinfs 0.1.0, pid 42, running for 1m
+Root:       /r
+Mount:      /r/mnt
+Socket:     /r/thinfs.sock
+containerd: namespace containerd
+Backend:    native
+Space:      5 GiB of 10 GiB used (50 %)
+To reclaim: 2
+Activated:  1
+copies:     reflink
+
+NAMESPACE  ACTIVE  VIEW  COMMITTED
+default         1     0         12
+
+VOLUME  ACCESS  PINS  WRITERS
+     7  ro         1        0
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn status_for_programs_keeps_its_field_names() {
+    let text = printed(true, |out| daemon::print_status(a_status(), out));
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status["started"], "2023-11-14T22:11:50Z");
+    assert_eq!(status["details"]["copies"], "reflink");
+    assert_eq!(status["capacity"]["used"], 5_u64 << 30);
+    assert_eq!(status["namespaces"][0]["committed"], 12);
+    assert_eq!(status["volumes"][0]["read_only"], true);
+}
+
+#[test]
+fn a_kind_narrows_every_filter() {
+    use args::KindArg::{Active, View};
+    let given = || vec!["name==a".to_owned(), "name==b".to_owned()];
+    assert_eq!(list::filters(&[], given()), given());
+    assert_eq!(list::filters(&[Active, View], Vec::new()), ["kind==active", "kind==view"]);
+    assert_eq!(list::filters(&[View], given()), ["name==a,kind==view", "name==b,kind==view"]);
+}
+
+#[test]
+fn sizes_are_for_people() {
+    let table = [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        ((1 << 20) - 1, "1 MiB"),
+        (20 << 30, "20 GiB"),
+        (u64::MAX, "16 EiB"),
+    ];
+    for (bytes, text) in table {
+        assert_eq!(size(bytes), text);
+    }
+}
+
+#[test]
+fn words_are_quoted_for_the_shell_and_paths_as_git_does() {
+    assert_eq!(shell_word("/a/b-1.2"), "/a/b-1.2");
+    assert_eq!(shell_word("it's"), r"'it'\''s'");
+    assert_eq!(shell_word(""), "''");
+    assert_eq!(quoted_path("größe".as_bytes()), "größe");
+    assert_eq!(quoted_path(b"a\"b"), r#""a\"b""#);
+}
+
+#[test]
+fn labels_are_key_and_value() {
+    let parse = |label| Cli::try_parse_from(["thinfs", "label", "k", label]);
+    for good in ["a=b", "a=", "a=b=c"] {
+        assert!(parse(good).is_ok(), "{good}");
+    }
+    for bad in ["a", "=b", ""] {
+        assert!(parse(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn global_flags_stand_before_or_after_the_subcommand() {
+    for line in [["--json", "--root", "/x", "ls"], ["ls", "--json", "--root", "/x"]] {
+        let cli = Cli::try_parse_from(["thinfs"].into_iter().chain(line)).unwrap();
+        assert!(cli.json);
+        assert_eq!(cli.place.root.as_deref(), Some(std::path::Path::new("/x")));
+    }
+}
+
+#[test]
+fn every_subcommand_has_a_manual_page_and_every_shell_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    printed(false, |out| {
+        generate::man(&args::ManArgs { dir: Some(dir.path().to_owned()) }, out).unwrap();
+        Ok(())
+    });
+    for sub in Cli::command().get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let page = dir.path().join(format!("thinfs-{}.1", sub.get_name()));
+        assert!(page.exists(), "{} is missing", page.display());
+        assert!(sub.get_about().is_some(), "{} says nothing about itself", sub.get_name());
+    }
+    for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
+        let script = printed(false, |out| {
+            generate::completions(&args::CompletionsArgs { shell: *shell }, out).unwrap();
+            Ok(())
+        });
+        assert!(script.contains("prepare") && script.contains("diff"), "{shell}");
+    }
+}
+
+#[test]
+fn the_exit_codes_are_those_that_the_help_documents() {
+    let help = Cli::command().render_long_help().to_string();
+    for (code, says) in [
+        (ExitCode::Error, "an error"),
+        (ExitCode::Usage, "wrong usage"),
+        (ExitCode::NotFound, "not found"),
+        (ExitCode::AlreadyExists, "already exists"),
+        (ExitCode::Precondition, "not possible"),
+        (ExitCode::Unreachable, "the daemon doesn't answer"),
+        (ExitCode::NoSpace, "no space left"),
+        (ExitCode::Unsound, "`check` found"),
+    ] {
+        let line = format!("{}  {says}", code as u8);
+        assert!(help.contains(&line), "{line:?} is not in:\n{help}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_running_is_told_with_its_socket_and_the_remedy() {
+    let error = Error::NotRunning("/run/x.sock".into());
+    let expected = "thinfs: no daemon is running at /run/x.sock\n  \
+                    help: start it with `thinfs serve`, or name its socket with --socket";
+    assert_eq!(error.report(), expected);
+    assert_eq!(error.exit_code(), ExitCode::Unreachable);
+}

@@ -1,0 +1,40 @@
+//! The pool's record, kept in the metadata store.
+
+use std::sync::Arc;
+
+use crate::meta::{Batch, Store};
+use crate::types::Pool;
+use crate::volume::thin::{LedgerError, PoolLedger};
+
+/// A [`PoolLedger`] over the store.
+#[derive(Debug)]
+pub(super) struct StoreLedger(pub(super) Arc<Store>);
+
+impl PoolLedger for StoreLedger {
+    fn load(&self) -> Result<Option<Pool>, LedgerError> {
+        Ok(self.0.pool()?)
+    }
+
+    fn save(&self, pool: &Pool) -> Result<(), LedgerError> {
+        let mut batch = Batch::default();
+        batch.put_pool(pool);
+        Ok(self.0.write(batch)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = Pool { transaction_id: 7, reserved_end: 1024, ..Pool::default() };
+        let ledger = StoreLedger(Arc::new(Store::open(dir.path()).unwrap()));
+        assert_eq!(ledger.load().unwrap(), None);
+        ledger.save(&pool).unwrap();
+        drop(ledger);
+        let ledger = StoreLedger(Arc::new(Store::open(dir.path()).unwrap()));
+        assert_eq!(ledger.load().unwrap(), Some(pool));
+    }
+}

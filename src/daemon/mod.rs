@@ -1,0 +1,163 @@
+//! The daemon: starts its parts in order, serves, and stops them in the reverse order.
+//!
+//! ```text
+//! lock the root → clear a dead daemon's mount → store → backend → volumes → snapshots (recover)
+//!   → FUSE → socket → tell systemd   …serve…   and back
+//! ```
+//! Each part has a function that starts it, calls the function of the next part, and takes its own
+//! part down whatever came of that; so what a failed start has begun is taken down as well. The
+//! first error is the daemon's, further ones are logged.
+//!
+//! A panic anywhere ends the daemon: what was acknowledged is on stable storage, and a fresh start
+//! is the one well-trodden way back to a known state.
+
+mod backend;
+mod error;
+mod ledger;
+mod limits;
+mod mount;
+mod root;
+mod stop;
+
+pub use error::Error;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sd_notify::NotifyState;
+use tokio::runtime::Runtime;
+
+use crate::config::Config;
+use crate::grpc::status::with_causes;
+use crate::grpc::{self, Context, Listener};
+use crate::meta::Store;
+use crate::snapshot::{Recovery, Snapshots};
+use crate::volume::Volumes;
+use error::Result;
+use root::Root;
+use stop::Stop;
+
+/// How long requests that nobody waits for any more may hold up the end of the process.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until a signal or a failure ends it.
+pub fn run(config: Config) -> Result<()> {
+    limits::check_machine()?;
+    let runtime = Runtime::new().map_err(|source| Error::Runtime("the async runtime", source))?;
+    let stop = Stop::new();
+    stop.on_signals(&runtime)?;
+    stop.on_panics();
+    limits::raise_open_files();
+    let served = Daemon { config, stop: stop.clone(), runtime, started: SystemTime::now() }.run();
+    match stop.take_failure() {
+        Some(failure) => {
+            log_second(served);
+            Err(failure)
+        }
+        None => served,
+    }
+}
+
+/// What every part needs.
+struct Daemon {
+    config: Config,
+    stop: Stop,
+    runtime: Runtime,
+    started: SystemTime,
+}
+
+impl Daemon {
+    fn run(self) -> Result<()> {
+        let served = self.with_root();
+        self.runtime.shutdown_timeout(LAST_REQUESTS);
+        if served.is_ok() {
+            tracing::info!("stopped");
+        }
+        served
+    }
+
+    fn with_root(&self) -> Result<()> {
+        let root = Root::lock(&self.config.root)?;
+        mount::clear_stale(&self.config.mount)?;
+        limits::check_mount_point(&self.config.mount)?;
+        let store = Store::open(&root.private("meta")?).map_err(Error::Store)?;
+        self.with_volumes(&root, &Arc::new(store))
+    }
+
+    fn with_volumes(&self, root: &Root, store: &Arc<Store>) -> Result<()> {
+        let backend = backend::start(&self.config, root, store)?;
+        let volumes = Volumes::new(backend, self.config.max_active);
+        let recorded = root.record_backend(volumes.backend().name());
+        let served = recorded.and_then(|()| self.with_snapshots(store, &volumes));
+        and_then_down(served, volumes.stop().map_err(Error::TakeDown))
+    }
+
+    fn with_snapshots(&self, store: &Arc<Store>, volumes: &Arc<Volumes>) -> Result<()> {
+        let started = Snapshots::start(Arc::clone(store), Arc::clone(volumes));
+        let (snapshots, recovery) = started.map_err(Error::Recover)?;
+        report(&recovery);
+        let served = if self.stop.is_requested() { Ok(()) } else { self.with_mount(&snapshots) };
+        and_then_down(served, snapshots.close().map_err(Error::Close))
+    }
+
+    fn with_mount(&self, snapshots: &Arc<Snapshots>) -> Result<()> {
+        let mount = mount::Mount::new(&self.config.mount, snapshots, &self.stop)?;
+        let served = self.with_socket(snapshots, &mount);
+        and_then_down(served, mount.take_down(&self.stop))
+    }
+
+    fn with_socket(&self, snapshots: &Arc<Snapshots>, mount: &mount::Mount) -> Result<()> {
+        let listener = Listener::bind(&self.config.socket)?;
+        let context = Arc::new(Context {
+            snapshots: Arc::clone(snapshots),
+            settle: mount.settle(),
+            containerd_namespace: self.config.containerd_namespace.clone(),
+            root: self.config.root.clone(),
+            mount: self.config.mount.clone(),
+            socket: self.config.socket.clone(),
+            started: self.started,
+        });
+        tracing::info!(
+            mount = %self.config.mount.display(),
+            socket = %self.config.socket.display(),
+            "serving snapshots"
+        );
+        notify(NotifyState::Ready);
+        let served = self.runtime.block_on(grpc::serve(listener, context, self.stop.requested()));
+        notify(NotifyState::Stopping);
+        Ok(served?)
+    }
+}
+
+fn report(recovery: &Recovery) {
+    let Recovery { snapshots, volumes, tombstones, reaped, lost } = recovery;
+    tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
+    for line in lost {
+        tracing::error!("lost: {line}");
+    }
+}
+
+/// systemd, if it started us, waits for these; nothing depends on its hearing them.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// What serving came to, after the part below it was taken down.
+fn and_then_down(served: Result<()>, down: Result<()>) -> Result<()> {
+    match served {
+        Ok(()) => down,
+        Err(error) => {
+            log_second(down);
+            Err(error)
+        }
+    }
+}
+
+/// An error that follows from, or comes on top of, the one that the daemon ends with.
+fn log_second(result: Result<()>) {
+    if let Err(error) = result {
+        tracing::error!("while stopping: {}", with_causes(&error));
+    }
+}

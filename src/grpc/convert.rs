@@ -1,0 +1,76 @@
+//! Between the protos' words and ours. An empty string in a message stands for "none".
+
+use prost_types::Timestamp;
+
+use super::Context;
+use super::proto::containerd::services::snapshots::v1 as containerd;
+use super::proto::containerd::types::Mount;
+use super::proto::thinfs::admin::v1 as admin;
+use crate::snapshot::{Info, Result};
+use crate::types::{Kind, Namespace, SnapshotKey, Usage};
+
+pub(super) fn key(text: String) -> Result<SnapshotKey> {
+    Ok(SnapshotKey::new(text)?)
+}
+
+pub(super) fn parent(text: String) -> Result<Option<SnapshotKey>> {
+    if text.is_empty() { Ok(None) } else { key(text).map(Some) }
+}
+
+pub(super) fn namespace(text: String) -> Result<Namespace> {
+    if text.is_empty() { Ok(Namespace::default()) } else { Ok(Namespace::new(text)?) }
+}
+
+/// containerd's record of a snapshot.
+pub(super) fn containerd_info(info: Info) -> containerd::Info {
+    let snapshot = info.snapshot;
+    containerd::Info {
+        name: info.key.as_str().to_owned(),
+        parent: snapshot.parent.map(|parent| parent.as_str().to_owned()).unwrap_or_default(),
+        kind: match snapshot.kind {
+            Kind::Active => containerd::Kind::Active,
+            Kind::View => containerd::Kind::View,
+            Kind::Committed => containerd::Kind::Committed,
+        } as i32,
+        created_at: Some(Timestamp::from(snapshot.created)),
+        updated_at: Some(Timestamp::from(snapshot.updated)),
+        labels: snapshot.labels,
+    }
+}
+
+/// The command line's record of a snapshot.
+pub(super) fn admin_snapshot(context: &Context, info: Info) -> admin::Snapshot {
+    let path = context.directory(&info);
+    let snapshot = info.snapshot;
+    admin::Snapshot {
+        namespace: info.namespace.as_str().to_owned(),
+        key: info.key.as_str().to_owned(),
+        kind: match snapshot.kind {
+            Kind::Active => admin::Kind::Active,
+            Kind::View => admin::Kind::View,
+            Kind::Committed => admin::Kind::Committed,
+        } as i32,
+        parent: snapshot.parent.map(|parent| parent.as_str().to_owned()).unwrap_or_default(),
+        id: snapshot.id.0,
+        labels: snapshot.labels,
+        created: Some(Timestamp::from(snapshot.created)),
+        updated: Some(Timestamp::from(snapshot.updated)),
+        usage: snapshot.usage.map(admin_usage),
+        path,
+    }
+}
+
+pub(super) fn admin_usage(usage: Usage) -> admin::Usage {
+    admin::Usage { size: usage.size, inodes: usage.inodes }
+}
+
+/// How to reach a snapshot's files: a bind mount of its directory.
+pub(super) fn mounts(context: &Context, info: &Info) -> Vec<Mount> {
+    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" };
+    vec![Mount {
+        r#type: "bind".to_owned(),
+        source: context.directory(info),
+        target: String::new(),
+        options: vec!["rbind".to_owned(), access.to_owned()],
+    }]
+}

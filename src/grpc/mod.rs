@@ -1,0 +1,69 @@
+//! The daemon's socket: containerd's snapshot service and our own admin service, side by side.
+//!
+//! Adapters only: a method decodes its request, calls the rules on a blocking thread, encodes the
+//! answer. What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
+//! device, RocksDB or FUSE's protocol; the FUSE root is known as directory names and one function
+//! that waits until the kernel shows what has changed.
+
+pub mod admin;
+mod call;
+pub mod containerd;
+mod convert;
+mod diff;
+mod server;
+mod socket;
+pub mod status;
+
+pub use server::{ServeError, serve};
+pub use socket::{Listener, SocketError};
+
+/// Messages, clients and servers generated from `proto/`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)] // generated; the protos hold the docs
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/services.rs"));
+}
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::fs::names;
+use crate::snapshot::{Info, Snapshots};
+use crate::types::{Kind, Namespace, SnapshotKey};
+
+/// What the services work on. Shared by every request.
+pub struct Context {
+    /// The rules.
+    pub snapshots: Arc<Snapshots>,
+    /// Returns once the kernel shows every change that is durable by now.
+    pub settle: Box<dyn Fn() + Send + Sync>,
+    /// The namespace that containerd's service works in.
+    pub containerd_namespace: Namespace,
+    /// Holds everything that the daemon keeps.
+    pub root: PathBuf,
+    /// Where the snapshots appear.
+    pub mount: PathBuf,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// When the daemon started.
+    pub started: SystemTime,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("mount", &self.mount).field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// The directory of a snapshot.
+    fn directory_of(&self, namespace: &Namespace, kind: Kind, key: &SnapshotKey) -> String {
+        let path = self.mount.join(names::path_of(&Namespace::default(), namespace, kind, key));
+        path.to_str().expect("config admits only a UTF-8 mount point, and keys are UTF-8").to_owned()
+    }
+
+    fn directory(&self, info: &Info) -> String {
+        self.directory_of(&info.namespace, info.snapshot.kind, &info.key)
+    }
+}

@@ -1,0 +1,55 @@
+//! Serves both services on the socket until told to stop.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use super::proto::thinfs::admin::v1::admin_server::AdminServer;
+use super::{Context, Listener, SocketError, admin, containerd};
+
+/// How long running requests may take to end after the stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What went wrong while serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket can't be listened on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The server ended by itself.
+    #[error("the gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until `stop` is ready and the requests of that moment have been answered, or
+/// [`PATIENCE`] has passed. The socket's file is gone when this returns.
+pub async fn serve(
+    listener: Listener,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (listener, _file) = listener.into_tokio()?;
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let stop = async move {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let too_late = async move {
+        // An error means that the sender is gone: the server has ended.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    let serving = Server::builder()
+        .add_service(SnapshotsServer::new(containerd::Snapshots::new(Arc::clone(&context))))
+        .add_service(AdminServer::new(admin::Admin::new(context)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+    tokio::select! {
+        served = serving => served?,
+        () = too_late => tracing::warn!("requests still running after {PATIENCE:?} are dropped"),
+    }
+    Ok(())
+}

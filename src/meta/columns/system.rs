@@ -1,0 +1,129 @@
+//! Column family `system`: facts about the store itself.
+
+use super::{Malformed, encode_record, split_version};
+use crate::types::{Pool, Template};
+
+/// `schema`, `snapshot_ids` and `pool`, one row each.
+pub(in crate::meta) struct System;
+
+/// The schema version. Its row key and this message never change: every program, old or new, must be
+/// able to read it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SchemaRecord {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+}
+
+/// Snapshot ids below `reserved_end` may have been handed out.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SnapshotIdsRecord {
+    #[prost(uint64, tag = "1")]
+    reserved_end: u64,
+}
+
+/// [`Pool`], version 1.
+#[derive(Clone, PartialEq, prost::Message)]
+struct PoolRecord {
+    #[prost(uint64, tag = "1")]
+    transaction_id: u64,
+    #[prost(uint32, tag = "2")]
+    reserved_end: u32,
+    #[prost(message, repeated, tag = "3")]
+    templates: Vec<TemplateRecord>,
+    #[prost(uint32, repeated, tag = "4")]
+    faulty: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TemplateRecord {
+    #[prost(uint32, tag = "1")]
+    thin_id: u32,
+    #[prost(uint64, tag = "2")]
+    size: u64,
+    #[prost(string, tag = "3")]
+    fingerprint: String,
+}
+
+impl System {
+    pub(in crate::meta) const SCHEMA: &'static [u8] = b"schema";
+    pub(in crate::meta) const SNAPSHOT_IDS: &'static [u8] = b"snapshot_ids";
+    pub(in crate::meta) const POOL: &'static [u8] = b"pool";
+
+    pub(in crate::meta) fn encode_schema(version: u32) -> Vec<u8> {
+        encode_record(1, &SchemaRecord { version })
+    }
+
+    pub(in crate::meta) fn decode_schema(record: &[u8]) -> Result<u32, Malformed> {
+        Ok(v1::<SchemaRecord>(record)?.version)
+    }
+
+    pub(in crate::meta) fn encode_snapshot_ids(reserved_end: u64) -> Vec<u8> {
+        encode_record(1, &SnapshotIdsRecord { reserved_end })
+    }
+
+    pub(in crate::meta) fn decode_snapshot_ids(record: &[u8]) -> Result<u64, Malformed> {
+        Ok(v1::<SnapshotIdsRecord>(record)?.reserved_end)
+    }
+
+    pub(in crate::meta) fn encode_pool(pool: &Pool) -> Vec<u8> {
+        let templates = pool
+            .templates
+            .iter()
+            .map(|t| TemplateRecord { thin_id: t.thin_id, size: t.size, fingerprint: t.fingerprint.clone() })
+            .collect();
+        let record = PoolRecord {
+            transaction_id: pool.transaction_id,
+            reserved_end: pool.reserved_end,
+            templates,
+            faulty: pool.faulty.clone(),
+        };
+        encode_record(1, &record)
+    }
+
+    pub(in crate::meta) fn decode_pool(record: &[u8]) -> Result<Pool, Malformed> {
+        let record = v1::<PoolRecord>(record)?;
+        let templates = record
+            .templates
+            .into_iter()
+            .map(|t| Template { thin_id: t.thin_id, size: t.size, fingerprint: t.fingerprint })
+            .collect();
+        Ok(Pool {
+            transaction_id: record.transaction_id,
+            reserved_end: record.reserved_end,
+            templates,
+            faulty: record.faulty,
+        })
+    }
+}
+
+/// Decodes a record of which there is only version 1.
+fn v1<M: prost::Message + Default>(record: &[u8]) -> Result<M, Malformed> {
+    match split_version(record)? {
+        (1, message) => Ok(M::decode(message)?),
+        (version, _) => Err(Malformed::Version(version)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_record_decodes_to_what_was_encoded() {
+        let pool = Pool {
+            transaction_id: u64::MAX,
+            reserved_end: 16_777_215,
+            templates: vec![Template { thin_id: 3, size: 10 << 30, fingerprint: "ext4 -m 0".into() }],
+            faulty: vec![7, 9],
+        };
+        assert_eq!(System::decode_pool(&System::encode_pool(&pool)).unwrap(), pool);
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_version_is_refused() {
+        let mut record = System::encode_schema(1);
+        record[0] = 2;
+        assert!(matches!(System::decode_schema(&record), Err(Malformed::Version(2))));
+        assert!(matches!(System::decode_schema(&[]), Err(Malformed::Empty)));
+    }
+}

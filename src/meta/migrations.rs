@@ -1,0 +1,56 @@
+//! Schema versions and the steps between them.
+//!
+//! A step writes one synced batch that also holds the new version, so a crash leaves the store either
+//! before the step or after it. A column family that a step needs is made, empty, when the store is
+//! opened.
+
+use rocksdb::{DB, WriteOptions};
+
+use super::batch::Batch;
+use super::columns::{Column, System};
+use super::error::{Error, Result};
+
+/// One step.
+#[derive(Clone, Copy)]
+pub(super) struct Migration {
+    /// The version that it leads to, from the one before.
+    pub(super) to: u32,
+    /// What it does, for the log.
+    pub(super) what: &'static str,
+    /// Reads the store as it is, and adds the changes to the batch.
+    pub(super) run: fn(&DB, &mut Batch) -> Result<()>,
+}
+
+/// All steps, in order. A store without a version is at 0.
+pub(super) const MIGRATIONS: &[Migration] = &[Migration { to: 1, what: "the first schema", run: first }];
+
+/// The version that the last step leads to.
+pub(super) fn newest(migrations: &[Migration]) -> u32 {
+    migrations.last().map_or(0, |last| last.to)
+}
+
+/// Takes the store from version `found` to the newest.
+pub(super) fn run(db: &DB, found: u32, migrations: &[Migration]) -> Result<()> {
+    for migration in migrations.iter().filter(|migration| migration.to > found) {
+        let failed =
+            |source| Error::Migration { to: migration.to, what: migration.what, source: Box::new(source) };
+        step(db, migration).map_err(failed)?;
+        tracing::info!(schema = migration.to, "metadata store migrated: {}", migration.what);
+    }
+    Ok(())
+}
+
+fn step(db: &DB, migration: &Migration) -> Result<()> {
+    let mut batch = Batch::default();
+    (migration.run)(db, &mut batch)?;
+    batch.put(Column::System, System::SCHEMA, System::encode_schema(migration.to));
+    let mut durable = WriteOptions::default();
+    durable.set_sync(true);
+    db.write_opt(batch.into_rocksdb(db), &durable).map_err(|source| Error::Write { source })
+}
+
+/// Ids start at 1: 0 stands for the virtual directories of the FUSE root.
+fn first(_: &DB, batch: &mut Batch) -> Result<()> {
+    batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(1));
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Opening the store: one process at a time, never a schema that is newer than this program.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
+use rustix::fs::{FlockOperation, flock};
+
+use super::columns::{Column, System};
+use super::error::{Error, Result};
+use super::migrations::{self, Migration};
+
+/// Beside RocksDB's files; holds the owner's process id.
+const LOCK_FILE: &str = "thinfs.lock";
+
+/// Shared by all column families.
+const BLOCK_CACHE: usize = 8 << 20;
+/// Unwritten rows of one column family; small, for there are few rows and many families.
+const WRITE_BUFFER: usize = 1 << 20;
+/// The log is cut once it is this long, so a start replays at most this much.
+const LOG_LIMIT: u64 = 16 << 20;
+
+/// Opens or makes the store in `dir` and brings it to the newest schema. The file is the lock: the
+/// store is ours until it is closed.
+///
+/// Steps:
+/// 1. take the lock, or say who has it;
+/// 2. look at the schema version without changing anything;
+/// 3. open for writing, which makes missing column families;
+/// 4. run the missing migrations.
+pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, File)> {
+    make_dir(dir)?;
+    let mut lock = lock(dir)?;
+    let found = schema_of(dir)?.unwrap_or(0);
+    let known = migrations::newest(migrations);
+    if found > known {
+        return Err(Error::NewerSchema { dir: dir.to_owned(), found, known });
+    }
+    sign(dir, &mut lock)?;
+    let db = open_for_writing(dir)?;
+    migrations::run(&db, found, migrations)?;
+    Ok((db, lock))
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    let failed = |source| Error::Io { what: format!("making the directory {}", dir.display()), source };
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed),
+        None => Ok(()),
+    }
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK_FILE);
+    let failed = |source| Error::Io { what: format!("locking {}", path.display()), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::InUse { dir: dir.to_owned(), owner: owner(&mut file).unwrap_or(None) })
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn owner(file: &mut File) -> io::Result<Option<u32>> {
+    let mut pid = String::new();
+    file.read_to_string(&mut pid)?;
+    Ok(pid.trim().parse().ok())
+}
+
+fn sign(dir: &Path, lock: &mut File) -> Result<()> {
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .map_err(|source| Error::Io { what: format!("writing {}", dir.join(LOCK_FILE).display()), source })
+}
+
+/// The schema version of the store in `dir`; `None` where there is no store yet, or none that got as
+/// far as its first migration. RocksDB is opened read-only: no file of the store changes.
+fn schema_of(dir: &Path) -> Result<Option<u32>> {
+    if !dir.join("CURRENT").exists() {
+        return Ok(None);
+    }
+    let failed = |source| Error::Open { dir: dir.to_owned(), source };
+    let options = Options::default();
+    let columns = DB::list_cf(&options, dir).map_err(failed)?;
+    if !columns.iter().any(|name| name == Column::System.name()) {
+        return Ok(None);
+    }
+    let db = DB::open_cf_for_read_only(&options, dir, [Column::System.name()], false).map_err(failed)?;
+    super::rows::get(&db, Column::System, System::SCHEMA, || "the schema version".into())?
+        .map(|record| {
+            System::decode_schema(&record)
+                .map_err(|source| Error::Corrupt { what: "the schema version".into(), source })
+        })
+        .transpose()
+}
+
+fn open_for_writing(dir: &Path) -> Result<DB> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE)
+        .map_err(|source| Error::Open { dir: dir.to_owned(), source })?;
+    let columns =
+        Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(&cache)));
+    DB::open_cf_descriptors(&store_options(), dir, columns).map_err(|source| match names_the_lock(&source) {
+        true => Error::InUse { dir: dir.to_owned(), owner: None },
+        false => Error::Open { dir: dir.to_owned(), source },
+    })
+}
+
+/// RocksDB's own lock: held by a program other than thinfs.
+fn names_the_lock(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("/LOCK:")
+}
+
+/// Small: some ten thousand snapshots fit into a few megabytes. Of the log, the longest sound beginning
+/// is replayed (RocksDB's default); every batch is synced, so an acknowledged one lies within it.
+fn store_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_open_files(256);
+    options.set_max_background_jobs(2);
+    options.set_db_write_buffer_size(2 * BLOCK_CACHE);
+    options.set_max_total_wal_size(LOG_LIMIT);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options
+}
+
+fn column_options(cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER);
+    options.set_compression_type(DBCompressionType::None);
+    options
+}

@@ -1,0 +1,117 @@
+//! Writing: synced batches, fail-stop, and the ranges that snapshot ids come from.
+
+use parking_lot::Mutex;
+use rocksdb::WriteOptions;
+
+use super::batch::Batch;
+use super::columns::{Column, System};
+use super::error::{Error, Result};
+use super::{Store, rows};
+use crate::types::SnapshotId;
+
+/// How many snapshot ids one synced write reserves.
+const IDS_A_RANGE: u64 = 1024;
+
+/// Snapshot ids that this process may hand out without a write.
+#[derive(Debug)]
+pub(super) struct IdRange {
+    next: u64,
+    end: u64,
+}
+
+/// Where a test makes the next write fail.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteFault {
+    /// Nothing reaches the disk.
+    Before,
+    /// All of it reaches the disk, but the caller is told of a failure.
+    After,
+}
+
+impl IdRange {
+    /// Ids that an earlier process reserved and may not have used are never given again.
+    pub(super) fn load(db: &rocksdb::DB) -> Result<Mutex<Self>> {
+        let what = || "the snapshot id counter".to_owned();
+        let reserved_end = rows::get(db, Column::System, System::SNAPSHOT_IDS, what)?
+            .map(|record| System::decode_snapshot_ids(&record))
+            .transpose()
+            .map_err(|source| Error::Corrupt { what: what(), source })?
+            .unwrap_or(1);
+        Ok(Mutex::new(Self { next: reserved_end, end: reserved_end }))
+    }
+}
+
+impl Store {
+    /// Applies a batch. When it returns Ok the batch is on stable storage; concurrent callers share one
+    /// fdatasync of the log (RocksDB's group commit).
+    ///
+    /// After a failure the store is poisoned: it can be read, but every later write is refused with
+    /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
+    /// [`Error::may_have_been_written`] tells the two apart.
+    pub fn write(&self, batch: Batch) -> Result<()> {
+        if let Some(reason) = self.poisoned() {
+            return Err(Error::Poisoned { reason });
+        }
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.write_to_rocksdb(batch, &durable).map_err(|source| {
+            let _ = self.poison.set(source.to_string());
+            Error::Write { source }
+        })
+    }
+
+    #[cfg(not(test))]
+    fn write_to_rocksdb(&self, batch: Batch, options: &WriteOptions) -> std::result::Result<(), rocksdb::Error> {
+        self.db.write_opt(batch.into_rocksdb(&self.db), options)
+    }
+
+    #[cfg(test)]
+    fn write_to_rocksdb(&self, batch: Batch, options: &WriteOptions) -> std::result::Result<(), rocksdb::Error> {
+        let fault = self.fault.lock().take();
+        if fault != Some(WriteFault::Before) {
+            self.db.write_opt(batch.into_rocksdb(&self.db), options)?;
+        }
+        match fault {
+            Some(_) => Err(an_error()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the next write fail.
+    #[cfg(test)]
+    pub(crate) fn fail_next_write(&self, fault: WriteFault) {
+        *self.fault.lock() = Some(fault);
+    }
+
+    /// Why the store accepts no more changes, once a write has failed.
+    pub fn poisoned(&self) -> Option<String> {
+        self.poison.get().cloned()
+    }
+
+    /// Hands out the next snapshot id. Ranges of 1,024 are reserved durably ahead of use, so an id is never
+    /// given twice, whatever crashes; those left over of a range are skipped by the next process.
+    pub fn next_snapshot_id(&self) -> Result<SnapshotId> {
+        let mut ids = self.ids.lock();
+        if ids.next == ids.end {
+            let end = ids.end + IDS_A_RANGE;
+            if end > u64::from(u32::MAX) {
+                return Err(Error::IdsExhausted);
+            }
+            let mut batch = Batch::default();
+            batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(end));
+            self.write(batch)?;
+            ids.end = end;
+        }
+        let id = u32::try_from(ids.next).map_err(|_| Error::IdsExhausted)?;
+        ids.next += 1;
+        Ok(SnapshotId(id))
+    }
+}
+
+/// RocksDB's error type has no constructor; looking for a store where there is none gives one.
+#[cfg(test)]
+fn an_error() -> rocksdb::Error {
+    rocksdb::DB::list_cf(&rocksdb::Options::default(), "/proc/self/no-store")
+        .expect_err("/proc/self holds no store")
+}

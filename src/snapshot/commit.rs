@@ -1,0 +1,129 @@
+//! Commit: an active snapshot becomes a committed one, under its new name.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use super::error::{Error, Result};
+use super::locks::Mode;
+use super::{Change, Info, Snapshots};
+use crate::meta::Batch;
+use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
+
+/// How long a commit waits for writers: the kernel tells of closed files a moment after the fact.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Snapshots {
+    /// Commits the active snapshot `key` as `name`. The key is free afterwards; id and volume stay, labels
+    /// are replaced, both times are now, and usage is recorded. `rebase`: the parent to record for a snapshot
+    /// that was prepared without one; its volume holds all of its content and stays as it is.
+    ///
+    /// When it returns, the content is durable and can't be written any more. After a crash, either the
+    /// snapshot is committed, or still active and intact. A commit that was refused leaves it writable.
+    ///
+    /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't be changed,
+    /// the new parent is missing, isn't committed; files are still open for writing
+    /// ([`Busy`](crate::volume::Error::Busy)).
+    pub fn commit(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+    ) -> Result<Info> {
+        check_labels(&labels)?;
+        let info = self.commit_locked(ns, name, key, labels, rebase)?;
+        tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
+        self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
+        Ok(info)
+    }
+
+    /// 1. seal: no writer is left, all is flushed;
+    /// 2. measure;
+    /// 3. one batch: the key is gone, the name is there;
+    /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if it may have
+    ///    been, the seal stays, for a committed snapshot must not change.
+    fn commit_locked(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+    ) -> Result<Info> {
+        let _running = self.running()?;
+        let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
+        wanted.extend(rebase.map(|parent| (parent, Mode::Shared)));
+        let _held = self.locks.hold(ns, &wanted);
+
+        let active = self.check_commit(ns, name, key)?;
+        let parent = self.parent_after(ns, key, &active, rebase)?;
+        let volume = self.live_volume(active.volume)?;
+        let origin = self.origin_of(&volume)?;
+
+        let seal = self.volumes.seal(&volume, PATIENCE)?;
+        let usage = self.volumes.usage(&volume, origin.as_ref(), &AtomicBool::new(false))?;
+        let now = SystemTime::now();
+        let committed = Snapshot {
+            kind: Kind::Committed,
+            parent,
+            labels,
+            created: now,
+            updated: now,
+            usage: Some(usage),
+            ..active.clone()
+        };
+        let mut batch = Batch::default();
+        batch.remove_snapshot(ns, key, &active);
+        batch.insert_snapshot(ns, name, &committed);
+        match self.store.write(batch) {
+            Ok(()) => seal.keep(),
+            Err(error) => {
+                if error.may_have_been_written() {
+                    seal.keep();
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(Info { namespace: ns.clone(), key: name.clone(), snapshot: committed })
+    }
+
+    fn check_commit(&self, ns: &Namespace, name: &SnapshotKey, key: &SnapshotKey) -> Result<Snapshot> {
+        if self.store.snapshot(ns, name)?.is_some() {
+            return Err(Error::AlreadyExists(name.to_string()));
+        }
+        let active = self.existing(ns, key)?;
+        match active.kind {
+            Kind::Active => Ok(active),
+            kind @ (Kind::View | Kind::Committed) => {
+                Err(Error::WrongKind { key: key.to_string(), kind, needs: "only an active one can be committed" })
+            }
+        }
+    }
+
+    /// The parent that the committed snapshot gets.
+    fn parent_after(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        active: &Snapshot,
+        rebase: Option<&SnapshotKey>,
+    ) -> Result<Option<SnapshotKey>> {
+        let Some(rebase) = rebase else { return Ok(active.parent.clone()) };
+        match &active.parent {
+            Some(parent) if parent != rebase => Err(Error::InvalidArgument(format!(
+                "cannot change the parent of snapshot {:?} from {:?} to {:?}: only one prepared without a parent can be rebased",
+                key.as_str(),
+                parent.as_str(),
+                rebase.as_str()
+            ))),
+            Some(parent) => Ok(Some(parent.clone())),
+            None => match self.committed_parent(ns, rebase) {
+                Ok(_) => Ok(Some(rebase.clone())),
+                // In a commit, the parent's kind is a matter of state, not of a wrong argument.
+                Err(error @ Error::ParentNotCommitted { .. }) => Err(Error::FailedPrecondition(error.to_string())),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What prepare and view have in common.
+
+use std::time::SystemTime;
+
+use super::error::{Error, Result};
+use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use crate::meta::{self, Batch};
+use crate::types::{
+    Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
+};
+
+/// What the caller asks for.
+pub(super) struct Request<'a> {
+    pub(super) ns: &'a Namespace,
+    pub(super) key: &'a SnapshotKey,
+    pub(super) kind: Kind,
+    pub(super) parent: Option<&'a SnapshotKey>,
+    pub(super) labels: Labels,
+    /// From [`MAX_SIZE_LABEL`].
+    pub(super) size: Option<u64>,
+}
+
+impl<'a> Request<'a> {
+    /// Checks what can be checked without the store.
+    pub(super) fn new(
+        ns: &'a Namespace,
+        key: &'a SnapshotKey,
+        kind: Kind,
+        parent: Option<&'a SnapshotKey>,
+        labels: Labels,
+    ) -> Result<Self> {
+        check_labels(&labels)?;
+        let size = max_size(&labels)?;
+        Ok(Self { ns, key, kind, parent, labels, size })
+    }
+
+    fn into_info(self, id: SnapshotId, volume: VolumeId) -> Info {
+        let now = SystemTime::now();
+        let snapshot = Snapshot {
+            id,
+            kind: self.kind,
+            parent: self.parent.cloned(),
+            labels: self.labels,
+            created: now,
+            updated: now,
+            usage: None,
+            volume,
+        };
+        Info { namespace: self.ns.clone(), key: self.key.clone(), snapshot }
+    }
+}
+
+fn max_size(labels: &Labels) -> Result<Option<u64>> {
+    let Some(text) = labels.get(MAX_SIZE_LABEL) else { return Ok(None) };
+    match text.parse() {
+        Ok(size) if size > 0 => Ok(Some(size)),
+        _ => Err(Error::InvalidArgument(format!(
+            "label {MAX_SIZE_LABEL} is {text:?}: it takes a number of bytes greater than 0"
+        ))),
+    }
+}
+
+impl Snapshots {
+    /// Checks, in containerd's order, that the parent may be one and that the key is free. Gives the parent.
+    /// Both keys must be held.
+    pub(super) fn check_new(&self, request: &Request<'_>) -> Result<Option<Snapshot>> {
+        let parent = match request.parent {
+            None => None,
+            Some(parent) => Some(self.committed_parent(request.ns, parent)?),
+        };
+        match self.store.snapshot(request.ns, request.key)? {
+            Some(_) => Err(Error::AlreadyExists(request.key.to_string())),
+            None => Ok(parent),
+        }
+    }
+
+    /// The parent, if it exists and is committed.
+    pub(super) fn committed_parent(&self, ns: &Namespace, parent: &SnapshotKey) -> Result<Snapshot> {
+        match self.store.snapshot(ns, parent)? {
+            None => Err(Error::ParentNotFound(parent.to_string())),
+            Some(found) if found.kind == Kind::Committed => Ok(found),
+            Some(found) => Err(Error::ParentNotCommitted { parent: parent.to_string(), kind: found.kind }),
+        }
+    }
+
+    /// Makes a snapshot with a volume of its own, empty or with `origin`'s content.
+    ///
+    /// After a crash, either the snapshot is there with its volume, or neither: a volume without a record is
+    /// destroyed at the next start.
+    ///
+    /// 1. take an id that was never used;
+    /// 2. make the volume, durably, under that id;
+    /// 3. one batch names snapshot and volume.
+    pub(super) fn create_with_volume(&self, request: Request<'_>, origin: Option<&Volume>) -> Result<Info> {
+        let id = self.store.next_snapshot_id()?;
+        let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
+        let info = request.into_info(id, volume.id);
+        let mut batch = Batch::default();
+        batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.put_volume(&volume);
+        match self.store.write(batch) {
+            Ok(()) => Ok(info),
+            Err(error) => Err(self.undo_create(&volume, error)),
+        }
+    }
+
+    /// Makes a snapshot that looks at its parent's volume; the batch is all there is to it.
+    pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
+        let info = request.into_info(self.store.next_snapshot_id()?, volume);
+        let mut batch = Batch::default();
+        batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        self.store.write(batch)?;
+        Ok(info)
+    }
+
+    /// A record that may have reached the disk must find its volume at the next start.
+    fn undo_create(&self, volume: &Volume, error: meta::Error) -> Error {
+        if error.may_have_been_written() {
+            return error.into();
+        }
+        match self.volumes.backend().destroy(volume) {
+            Ok(()) => error.into(),
+            Err(rollback) => Error::Rollback { cause: Box::new(error.into()), rollback },
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Prepare: a read-write snapshot.
+
+use super::create::Request;
+use super::locks::Mode;
+use super::{Change, Info, Result, Snapshots};
+use crate::types::{Kind, Labels, Namespace, SnapshotKey};
+
+impl Snapshots {
+    /// Makes an active snapshot, empty or on a committed parent. Label [`MAX_SIZE_LABEL`](super::MAX_SIZE_LABEL)
+    /// sets the volume's size.
+    ///
+    /// After a crash, either the snapshot is there or nothing is. Any number can be prepared at once, on one
+    /// parent too.
+    ///
+    /// Errors, in this order: the parent is missing, isn't committed, the key is taken.
+    pub fn prepare(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+    ) -> Result<Info> {
+        let info = self.prepare_locked(Request::new(ns, key, Kind::Active, parent, labels)?)?;
+        tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
+        self.tell(&Change::Prepared(info.clone()));
+        Ok(info)
+    }
+
+    fn prepare_locked(&self, request: Request<'_>) -> Result<Info> {
+        let _running = self.running()?;
+        let _held = self.hold_for(&request);
+        let parent = self.check_new(&request)?;
+        let origin = parent.map(|parent| self.live_volume(parent.volume)).transpose()?;
+        self.create_with_volume(request, origin.as_ref())
+    }
+
+    /// The new key, and the parent so that it stays.
+    pub(super) fn hold_for(&self, request: &Request<'_>) -> super::locks::Held<'_> {
+        let mut wanted = vec![(request.key, Mode::Exclusive)];
+        wanted.extend(request.parent.map(|parent| (parent, Mode::Shared)));
+        self.locks.hold(request.ns, &wanted)
+    }
+}

@@ -1,0 +1,288 @@
+//! The reaper: destroys removed volumes in the background.
+//!
+//! It alone takes tombstones away. A few threads share one queue, for deactivating a device mostly waits. A
+//! volume with open files is tried again and again until they are closed; one that can't be destroyed is
+//! kept with the reason and tried again, ever less often. Neither holds up the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::error::{Error, Result, with_causes};
+use super::Snapshots;
+use crate::meta::{Batch, Store};
+use crate::types::{Volume, VolumeId};
+use crate::volume::Volumes;
+
+const THREADS: usize = 4;
+/// Between two looks at a volume whose files are open: at first, and at most.
+const WAITING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Between two tries to destroy a volume: at first, and at most.
+const FAILED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+
+/// What a cleanup did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Volumes that are gone.
+    pub destroyed: usize,
+    /// One line for each volume that couldn't be destroyed; it is tried again.
+    pub failed: Vec<String>,
+    /// Volumes that wait for files to be closed.
+    pub waiting: usize,
+}
+
+/// The queue and its threads.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<Store>,
+    volumes: Arc<Volumes>,
+    /// Held for moments; never while a volume is worked on.
+    queue: Mutex<Queue>,
+    /// Something in the queue has changed.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    tombstones: BTreeMap<VolumeId, Tombstone>,
+    /// Those that no thread works on, by the time of the next try.
+    due: BTreeSet<(Instant, VolumeId)>,
+    /// Rises with each cleanup asked for.
+    cleanups: u64,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Tombstone {
+    volume: Volume,
+    due: Instant,
+    running: bool,
+    /// `Queue::cleanups` when the last try began.
+    tried_at: Option<u64>,
+    tries: u32,
+    left: Option<Left>,
+}
+
+/// Why a volume is still there after a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Left {
+    FilesAreOpen,
+    Failed(String),
+}
+
+impl Reaper {
+    /// Starts on these tombstones.
+    pub(super) fn start(store: Arc<Store>, volumes: Arc<Volumes>, tombstones: Vec<Volume>) -> Result<Self> {
+        let shared = Arc::new(Shared { store, volumes, queue: Mutex::default(), changed: Condvar::new() });
+        tombstones.into_iter().for_each(|volume| shared.queue.lock().push(volume));
+        let reaper = Self { shared, threads: Mutex::default() };
+        for number in 0..THREADS {
+            let shared = reaper.shared.clone();
+            let thread = std::thread::Builder::new().name(format!("reaper-{number}")).spawn(move || shared.work());
+            match thread {
+                Ok(thread) => reaper.threads.lock().push(thread),
+                Err(error) => {
+                    reaper.stop();
+                    return Err(Error::FailedPrecondition(format!("starting a reaper thread: {error}")));
+                }
+            }
+        }
+        Ok(reaper)
+    }
+
+    /// One more tombstone, to be seen to now.
+    pub(super) fn push(&self, volume: Volume) {
+        self.shared.queue.lock().push(volume);
+        self.shared.changed.notify_all();
+    }
+
+    /// How many tombstones there are.
+    pub(super) fn pending(&self) -> usize {
+        self.shared.queue.lock().tombstones.len()
+    }
+
+    /// One line for each volume that couldn't be destroyed so far.
+    pub(super) fn failures(&self) -> Vec<String> {
+        self.shared.queue.lock().tombstones.values().filter_map(Tombstone::failure).collect()
+    }
+
+    /// Tries each tombstone that there is now, and waits until each has been tried since.
+    pub(super) fn cleanup(&self) -> Reaped {
+        let mut queue = self.shared.queue.lock();
+        let wanted: Vec<VolumeId> = queue.tombstones.keys().copied().collect();
+        let cleanup = queue.ask_for_cleanup();
+        self.shared.changed.notify_all();
+        while !queue.stopping && wanted.iter().any(|id| !queue.tried_since(*id, cleanup)) {
+            self.shared.changed.wait(&mut queue);
+        }
+        queue.outcome(&wanted)
+    }
+
+    /// Waits for the tries that run, and ends the threads. Twice is fine.
+    pub(super) fn stop(&self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reaper thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut queue = self.queue.lock();
+        while !queue.stopping {
+            match queue.due.first().copied() {
+                Some((due, id)) if due <= Instant::now() => {
+                    let volume = queue.begin(id);
+                    let left = MutexGuard::unlocked(&mut queue, || self.reap(&volume));
+                    queue.end(id, left);
+                    self.changed.notify_all();
+                }
+                Some((due, _)) => {
+                    self.changed.wait_until(&mut queue, due);
+                }
+                None => self.changed.wait(&mut queue),
+            }
+        }
+    }
+
+    /// Destroys a volume, unless files of it are open. `None`: it is gone.
+    fn reap(&self, volume: &Volume) -> Option<Left> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.try_reap(volume)));
+        match outcome {
+            Ok(Ok(true)) => None,
+            Ok(Ok(false)) => Some(Left::FilesAreOpen),
+            Ok(Err(error)) => Some(Left::Failed(with_causes(&error))),
+            Err(_) => Some(Left::Failed("destroying it panicked".to_owned())),
+        }
+    }
+
+    /// After a crash anywhere here the tombstone is still there, and destroying what is gone is done.
+    ///
+    /// 1. no new file is opened, and none is open;
+    /// 2. destroy;
+    /// 3. forget, in a batch.
+    fn try_reap(&self, volume: &Volume) -> Result<bool> {
+        if !self.volumes.try_close(volume)? {
+            return Ok(false);
+        }
+        self.volumes.backend().destroy(volume)?;
+        let mut batch = Batch::default();
+        batch.delete_volume(volume.id);
+        self.store.write(batch)?;
+        Ok(true)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, volume: Volume) {
+        let (id, due) = (volume.id, Instant::now());
+        self.due.insert((due, id));
+        let new = Tombstone { volume, due, running: false, tried_at: None, tries: 0, left: None };
+        self.tombstones.insert(id, new);
+    }
+
+    fn begin(&mut self, id: VolumeId) -> Volume {
+        let tombstone = self.tombstones.get_mut(&id).expect("what is due has a tombstone");
+        self.due.remove(&(tombstone.due, id));
+        tombstone.running = true;
+        tombstone.tried_at = Some(self.cleanups);
+        tombstone.volume.clone()
+    }
+
+    fn end(&mut self, id: VolumeId, left: Option<Left>) {
+        let Some(left) = left else {
+            self.tombstones.remove(&id);
+            tracing::debug!(volume = %id, "volume destroyed");
+            return;
+        };
+        let tombstone = self.tombstones.get_mut(&id).expect("only a successful try takes a tombstone away");
+        tombstone.running = false;
+        tombstone.put_off(left);
+        if tombstone.tried_at != Some(self.cleanups) {
+            tombstone.due = Instant::now(); // a cleanup was asked for meanwhile
+        }
+        self.due.insert((tombstone.due, id));
+    }
+
+    fn ask_for_cleanup(&mut self) -> u64 {
+        self.cleanups += 1;
+        let now = Instant::now();
+        self.due.clear();
+        for (id, tombstone) in self.tombstones.iter_mut().filter(|(_, tombstone)| !tombstone.running) {
+            tombstone.due = now;
+            self.due.insert((now, *id));
+        }
+        self.cleanups
+    }
+
+    fn tried_since(&self, id: VolumeId, cleanup: u64) -> bool {
+        match self.tombstones.get(&id) {
+            None => true,
+            Some(tombstone) => !tombstone.running && tombstone.tried_at.is_some_and(|at| at >= cleanup),
+        }
+    }
+
+    fn outcome(&self, wanted: &[VolumeId]) -> Reaped {
+        let mut reaped = Reaped::default();
+        for id in wanted {
+            match self.tombstones.get(id) {
+                None => reaped.destroyed += 1,
+                Some(tombstone) => match tombstone.failure() {
+                    Some(failure) => reaped.failed.push(failure),
+                    None => reaped.waiting += 1,
+                },
+            }
+        }
+        reaped
+    }
+}
+
+impl Tombstone {
+    fn failure(&self) -> Option<String> {
+        match &self.left {
+            Some(Left::Failed(reason)) => Some(format!("volume {}: {reason}", self.volume.id)),
+            Some(Left::FilesAreOpen) | None => None,
+        }
+    }
+
+    /// Sets the time of the next try, twice as far away as before. A new reason is logged, once.
+    fn put_off(&mut self, left: Left) {
+        if self.left.as_ref() != Some(&left) {
+            self.tries = 0;
+            if let Left::Failed(reason) = &left {
+                tracing::warn!(volume = %self.volume.id, reason, "a removed volume could not be destroyed; will try again");
+            }
+        }
+        let (first, most) = if left == Left::FilesAreOpen { WAITING } else { FAILED };
+        self.due = Instant::now() + first.saturating_mul(1 << self.tries.min(16)).min(most);
+        self.tries += 1;
+        self.left = Some(left);
+    }
+}
+
+impl Snapshots {
+    /// Runs the reaper now and waits for one full pass over what has been removed so far.
+    pub fn cleanup(&self) -> Result<Reaped> {
+        drop(self.running()?);
+        Ok(self.reaper.cleanup())
+    }
+
+    /// How many removed volumes are yet to be destroyed.
+    pub fn pending(&self) -> Result<usize> {
+        Ok(self.reaper.pending())
+    }
+}

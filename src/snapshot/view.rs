@@ -1,0 +1,34 @@
+//! View: a read-only snapshot.
+
+use super::create::Request;
+use super::{Change, Info, Result, Snapshots};
+use crate::types::{Kind, Labels, Namespace, SnapshotKey};
+
+impl Snapshots {
+    /// Makes a view of a committed snapshot, which costs no volume: it looks at the parent's. Without a parent
+    /// it has an empty volume of its own.
+    ///
+    /// After a crash, either the view is there or nothing is. Errors are those of
+    /// [`prepare`](Snapshots::prepare), in the same order.
+    pub fn view(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+    ) -> Result<Info> {
+        let info = self.view_locked(Request::new(ns, key, Kind::View, parent, labels)?)?;
+        tracing::info!(%ns, %key, id = %info.snapshot.id, "view made");
+        self.tell(&Change::Prepared(info.clone()));
+        Ok(info)
+    }
+
+    fn view_locked(&self, request: Request<'_>) -> Result<Info> {
+        let _running = self.running()?;
+        let _held = self.hold_for(&request);
+        match self.check_new(&request)? {
+            Some(parent) => self.create_sharing(request, parent.volume),
+            None => self.create_with_volume(request, None),
+        }
+    }
+}

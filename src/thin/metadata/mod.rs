@@ -1,0 +1,181 @@
+//! The pool's metadata, read in process from a metadata snapshot: which thin devices exist, and
+//! how many blocks one has that another doesn't share.
+//!
+//! Reads only. Knows the on-disk format of the kernel's `dm-thin-metadata.c`:
+//!
+//! ```text
+//! superblock ── device details:  btree  thin id → mapped blocks, transaction id, times
+//!            └─ data mapping:    btree  thin id → root of btree  thin block → (data block, time)
+//! ```
+//! Blocks are 4 KiB; each carries a checksum and its own number, and both are checked.
+
+mod block;
+mod btree;
+mod diff;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+pub use block::MetadataDevice;
+use block::Checksum;
+
+use super::ThinId;
+use crate::sys::direct;
+
+/// The metadata could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device could not be opened or read.
+    #[error("reading {what} of the pool's metadata")]
+    Io {
+        /// Which part.
+        what: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A block isn't what its parent says it is.
+    #[error("the pool's metadata is damaged: block {block} {why}")]
+    Damaged {
+        /// The block.
+        block: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The caller gave up.
+    #[error("reading the pool's metadata was cancelled")]
+    Cancelled,
+}
+
+/// The result of reading metadata.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Magic number of the superblock.
+const SUPERBLOCK_MAGIC: u64 = 27_022_010;
+
+/// What the details tree says of one thin device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThinDetails {
+    /// Its id.
+    pub id: ThinId,
+    /// Data blocks that it maps, shared or not.
+    pub mapped_blocks: u64,
+    /// The pool's transaction id when it was made.
+    pub transaction_id: u64,
+    /// The pool's clock when it was made.
+    pub creation_time: u32,
+    /// The pool's clock when it was last the origin of a snapshot.
+    pub snapshotted_time: u32,
+}
+
+/// What stands in a device's first block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstBlock {
+    /// All zero: the kernel formats it.
+    Blank,
+    /// The superblock of a thin-pool.
+    Superblock,
+    /// Something else.
+    Other,
+}
+
+/// Looks at the first block of a device, without believing that it is a pool's.
+pub fn first_block(device: &MetadataDevice) -> Result<FirstBlock> {
+    let block = device.read_raw(0)?;
+    Ok(if block.bytes().iter().all(|&b| b == 0) {
+        FirstBlock::Blank
+    } else if block.u64(32) == SUPERBLOCK_MAGIC {
+        FirstBlock::Superblock
+    } else {
+        FirstBlock::Other
+    })
+}
+
+/// The metadata as of one superblock. Valid while that superblock's metadata snapshot is held.
+#[derive(Debug)]
+pub struct View<'a> {
+    device: &'a MetadataDevice,
+    mapping_root: u64,
+    details_root: u64,
+}
+
+impl<'a> View<'a> {
+    /// Opens the metadata below the superblock in `root`: a held root, or 0 for a pool that is
+    /// not active.
+    pub fn open(device: &'a MetadataDevice, root: u64) -> Result<Self> {
+        let block = device.read(root, Checksum::Superblock)?;
+        if block.u64(32) != SUPERBLOCK_MAGIC {
+            return Err(Error::Damaged { block: root, why: "is no superblock".to_owned() });
+        }
+        Ok(Self { device, mapping_root: block.u64(320), details_root: block.u64(328) })
+    }
+
+    /// Every thin device, in order of ids.
+    pub fn thins(&self) -> Result<Vec<ThinDetails>> {
+        let mut found = Vec::new();
+        btree::walk::<24>(self.device, self.details_root, &mut |block, key, value| {
+            found.push(details(block, key, value)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// How many data blocks `thin` maps, shared or not.
+    pub fn mapped_blocks(&self, thin: ThinId) -> Result<Option<u64>> {
+        let Some((block, value)) = btree::find::<24>(self.device, self.details_root, key(thin))? else {
+            return Ok(None);
+        };
+        Ok(Some(details(block, key(thin), &value)?.mapped_blocks))
+    }
+
+    /// How many data blocks `thin` maps that `origin` doesn't map at the same place. Reads only
+    /// what the two don't share. `None` if there is no such thin device; an `origin` that doesn't
+    /// exist shares nothing.
+    pub fn exclusive_blocks(
+        &self,
+        thin: ThinId,
+        origin: Option<ThinId>,
+        cancel: &AtomicBool,
+    ) -> Result<Option<u64>> {
+        let Some(root) = self.mapping_of(thin)? else { return Ok(None) };
+        match origin.map(|origin| self.mapping_of(origin)).transpose()?.flatten() {
+            None => self.mapped_blocks(thin),
+            Some(shared) => diff::exclusive(self.device, root, shared, cancel).map(Some),
+        }
+    }
+
+    /// The root of a thin device's own mapping tree.
+    fn mapping_of(&self, thin: ThinId) -> Result<Option<u64>> {
+        let found = btree::find::<8>(self.device, self.mapping_root, key(thin))?;
+        Ok(found.map(|(_, root)| u64::from_le_bytes(root)))
+    }
+}
+
+fn key(thin: ThinId) -> u64 {
+    u64::from(thin.get())
+}
+
+fn details(block: u64, key: u64, value: &[u8; 24]) -> Result<ThinDetails> {
+    let id = u32::try_from(key).ok().and_then(ThinId::new);
+    let id = id.ok_or_else(|| Error::Damaged { block, why: format!("names the thin id {key}") })?;
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| value[at + i]));
+    let time = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| value[at + i]));
+    Ok(ThinDetails {
+        id,
+        mapped_blocks: number(0),
+        transaction_id: number(8),
+        creation_time: time(16),
+        snapshotted_time: time(20),
+    })
+}
+
+/// Opens the device (or a file) that holds a pool's metadata.
+pub fn open(path: &Path) -> Result<MetadataDevice> {
+    direct::open(path)
+        .map(MetadataDevice::new)
+        .map_err(|source| Error::Io { what: format!("the device {}", path.display()), source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! Messages to one pool, each followed by a look at its status.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+use super::ThinId;
+use super::dm::{self, DevNum, Dm};
+use super::status::{BadStatus, PoolMode, PoolStatus};
+use super::table::PoolTable;
+
+/// A pool that did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An ioctl failed.
+    #[error(transparent)]
+    Dm(#[from] dm::Error),
+    /// The status line makes no sense.
+    #[error(transparent)]
+    Status(#[from] BadStatus),
+    /// The pool doesn't take writes of its metadata any more.
+    #[error("the pool {pool} is {condition}: {advice}")]
+    Unhealthy {
+        /// The pool's name.
+        pool: String,
+        /// Mode and needs_check, in the kernel's words.
+        condition: String,
+        /// What an operator can do.
+        advice: &'static str,
+    },
+    /// There is no such pool.
+    #[error("there is no thin-pool {0}")]
+    NoPool(String),
+    /// Reserving a metadata snapshot succeeded but the status shows none.
+    #[error("the pool {0} shows no metadata snapshot after reserving one")]
+    NoHeldRoot(String),
+}
+
+impl Error {
+    /// The errno, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Dm(e) => e.errno(),
+            Error::Status(_) | Error::Unhealthy { .. } | Error::NoPool(_) | Error::NoHeldRoot(_) => None,
+        }
+    }
+
+    /// `create_*`: a thin device with this id exists.
+    pub fn already_exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+
+    /// `create_snap` or `delete`: no thin device with this id (or no such origin).
+    pub fn missing(&self) -> bool {
+        self.errno() == Some(libc::ENODATA)
+    }
+
+    /// `delete`: the thin device is active.
+    pub fn busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
+    }
+
+    /// The pool's metadata is full.
+    pub fn no_space(&self) -> bool {
+        self.errno() == Some(libc::ENOSPC)
+    }
+}
+
+/// The result of a message to a pool.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A live thin-pool. A message that returned Ok is durable: the status was read again after it.
+#[derive(Debug)]
+pub struct Pool {
+    dm: Arc<Dm>,
+    name: String,
+    number: DevNum,
+    table: PoolTable,
+    /// One message at a time, together with the look at the status that follows it. Last in the
+    /// order of locks; never held over a mount, a mkfs or an fsync.
+    messages: Mutex<()>,
+    /// The pool has one metadata snapshot: who reserves it holds this until it is released.
+    snapshot: Mutex<()>,
+}
+
+impl Pool {
+    /// The live pool called `name`.
+    pub fn open(dm: Arc<Dm>, name: &str) -> Result<Self> {
+        let missing = || Error::NoPool(name.to_owned());
+        let table = dm.table(name)?.as_ref().and_then(PoolTable::parse).ok_or_else(missing)?;
+        let number = dm.info(name)?.ok_or_else(missing)?.number;
+        let (messages, snapshot) = (Mutex::new(()), Mutex::new(()));
+        Ok(Self { dm, name: name.to_owned(), number, table, messages, snapshot })
+    }
+
+    /// Its device-mapper name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its device number.
+    pub fn number(&self) -> DevNum {
+        self.number
+    }
+
+    /// Its table as of when it was opened.
+    pub fn table(&self) -> &PoolTable {
+        &self.table
+    }
+
+    /// Its state now, without making it write.
+    pub fn status(&self) -> Result<PoolStatus> {
+        Ok(PoolStatus::parse(&self.dm.status(&self.name)?)?)
+    }
+
+    /// Makes an empty thin device.
+    pub fn create_thin(&self, id: ThinId) -> Result<()> {
+        self.message(&format!("create_thin {id}"))
+    }
+
+    /// Makes a thin device with the blocks that `origin` has now. The kernel doesn't ask whether
+    /// `origin` is being written: the caller has seen to that.
+    pub fn create_snap(&self, id: ThinId, origin: ThinId) -> Result<()> {
+        self.message(&format!("create_snap {id} {origin}"))
+    }
+
+    /// Deletes an inactive thin device.
+    pub fn delete(&self, id: ThinId) -> Result<()> {
+        self.message(&format!("delete {id}"))
+    }
+
+    /// Moves the transaction id from `from` to `to`; EINVAL if it isn't `from`.
+    pub fn set_transaction_id(&self, from: u64, to: u64) -> Result<()> {
+        self.message(&format!("set_transaction_id {from} {to}"))
+    }
+
+    /// Reserves the pool's metadata snapshot, waiting for whoever in this process has it.
+    pub fn reserve_metadata_snapshot(&self) -> Result<HeldRoot<'_>> {
+        let turn = self.snapshot.lock();
+        self.message("reserve_metadata_snap")?;
+        match self.status()?.held_root {
+            Some(block) => Ok(HeldRoot { pool: self, block, _turn: turn }),
+            None => Err(Error::NoHeldRoot(self.name.clone())),
+        }
+    }
+
+    /// Releases a metadata snapshot that an earlier process left reserved.
+    pub fn release_stale_metadata_snapshot(&self) -> Result<()> {
+        let _turn = self.snapshot.lock();
+        if self.status()?.held_root.is_some() {
+            tracing::info!(pool = self.name, "releasing a metadata snapshot that was left reserved");
+            self.message("release_metadata_snap")?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless the pool takes messages and makes them durable.
+    pub fn check_healthy(&self) -> Result<PoolStatus> {
+        let status = self.status()?;
+        if status.is_healthy() {
+            return Ok(status);
+        }
+        Err(Error::Unhealthy {
+            pool: self.name.clone(),
+            condition: status.condition(),
+            advice: advice(&status),
+        })
+    }
+
+    fn message(&self, text: &str) -> Result<()> {
+        let _turn = self.messages.lock();
+        self.dm.message(&self.name, text)?;
+        self.check_healthy().map(drop)
+    }
+}
+
+fn advice(status: &PoolStatus) -> &'static str {
+    match status.mode {
+        PoolMode::Failed => {
+            "stop thinfs, remove the pool device (dmsetup remove), run thin_check on its metadata, start again"
+        }
+        _ if status.needs_check => {
+            "stop thinfs, run thin_check (or thin_repair) on its metadata, clear the flag with thin_check --clear-needs-check-flag"
+        }
+        _ => "its metadata is full or could not be written; grow the metadata device, see the kernel log",
+    }
+}
+
+/// The pool's metadata snapshot, reserved. Released when dropped.
+#[derive(Debug)]
+pub struct HeldRoot<'a> {
+    pool: &'a Pool,
+    block: u64,
+    _turn: parking_lot::MutexGuard<'a, ()>,
+}
+
+impl HeldRoot<'_> {
+    /// The metadata block that holds the snapshot's superblock.
+    pub fn block(&self) -> u64 {
+        self.block
+    }
+}
+
+impl Drop for HeldRoot<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.pool.message("release_metadata_snap") {
+            tracing::warn!(pool = self.pool.name, %error, "the metadata snapshot could not be released");
+        }
+    }
+}

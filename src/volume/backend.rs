@@ -1,0 +1,102 @@
+//! What dm-thin and plain directories do differently.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+
+use super::{Error, Result};
+use crate::types::{Usage, Volume, VolumeId};
+
+/// Whether a volume is activated for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Files can be changed until the volume is sealed.
+    ReadWrite,
+    /// Nothing can be changed.
+    ReadOnly,
+}
+
+/// A volume's filesystem, reachable below a descriptor.
+#[derive(Debug)]
+pub struct Mounted {
+    /// The root directory, opened O_RDONLY|O_DIRECTORY (for thin: inside a detached mount; also the
+    /// mount descriptor for open_by_handle_at). Stays this one while the volume is activated: pins
+    /// hold duplicates.
+    pub root: OwnedFd,
+    /// What the activation allows now.
+    pub access: Access,
+}
+
+/// Free and total space, for `df` on the root and for `status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Bytes there are.
+    pub total: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes of one block.
+    pub block_size: u64,
+    /// Bytes for the pool's metadata; 0 where there is no pool.
+    pub metadata_total: u64,
+    /// Bytes of the pool's metadata in use.
+    pub metadata_used: u64,
+}
+
+/// What a reconciliation at start found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Live volumes that the backend doesn't have.
+    pub lost: Vec<VolumeId>,
+    /// How many volumes (thin ids, trees, half-made trees) nobody named were destroyed.
+    pub reaped: usize,
+}
+
+/// What differs between dm-thin and plain directories. All methods may block; none is called with
+/// a lock held that another volume needs.
+pub trait Backend: Send + Sync + fmt::Debug + 'static {
+    /// "thin" or "native".
+    fn name(&self) -> &'static str;
+    /// Makes a volume, empty or with `origin`'s content. Durable when it returns, but unnamed: a
+    /// crash before the caller's batch leaves garbage that `reconcile` destroys. `size`: bytes,
+    /// None = origin's / the default.
+    fn create(&self, id: VolumeId, origin: Option<&Volume>, size: Option<u64>) -> Result<Volume>;
+    /// Makes the volume's files reachable.
+    fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted>;
+    /// Flushes everything to stable storage and turns the mounted filesystem read-only. No writer
+    /// exists (Volumes has drained them) but readers may go on. Afterwards `create` with this
+    /// origin needs no suspend.
+    fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()>;
+    /// Makes a volume writable again, in place, after a seal whose commit wasn't recorded. A
+    /// backend that can't leaves this default: then the volume is written again once its last pin
+    /// is gone and it has been activated anew.
+    fn unseal(&self, volume: &Volume, _mounted: &mut Mounted) -> Result<()> {
+        Err(Error::ReadOnly(volume.id))
+    }
+    /// Writes everything back (durable) without changing the access.
+    fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()>;
+    /// Unmounts and deactivates. Every descriptor below the root has been closed.
+    fn deactivate(&self, volume: &Volume, mounted: Mounted) -> Result<()>;
+    /// Destroys the content. What is gone already counts as done.
+    fn destroy(&self, volume: &Volume) -> Result<()>;
+    /// What the volume holds of its own against `origin`; `mounted` where it happens to be
+    /// activated. Gives up with Cancelled once `cancel` is set.
+    fn usage(
+        &self,
+        volume: &Volume,
+        origin: Option<&Volume>,
+        mounted: Option<&Mounted>,
+        cancel: &AtomicBool,
+    ) -> Result<Usage>;
+    /// Space of the pool, or of the filesystem that holds the directories.
+    fn capacity(&self) -> Result<Capacity>;
+    /// Start: compares all records with what exists. Destroys what nobody names, reports what is
+    /// lost.
+    fn reconcile(&self, known: &[Volume]) -> Result<Reconciled>;
+    /// Like `reconcile` but changes nothing: one line for each disagreement.
+    fn check(&self, known: &[Volume]) -> Result<Vec<String>>;
+    /// Key/value lines for `status` (pool name, data device, transaction id, needs_check, copy
+    /// method …).
+    fn describe(&self) -> Vec<(String, String)>;
+    /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
+    fn stop(&self) -> Result<()>;
+}

@@ -1,0 +1,218 @@
+//! Builds the pool from its source or finds it again, and takes down what thinfs made.
+//!
+//! Each step can be repeated: a daemon that was killed leaves the pool active, files attached and
+//! thin devices active, and the next start finds all of them by name or by backing file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::{PoolSource, ThinConfig};
+use super::devices::remove_when_closed;
+use super::error::{self, Refusal, backend, dm_error, pool_error, refused};
+use super::files::{AttachedFile, PoolFiles};
+use super::identity::Identity;
+use crate::sys::loopdev::IoMode;
+use crate::sys::mount::block_device;
+use crate::thin::Sectors;
+use crate::thin::dm::{DevNum, Dm};
+use crate::thin::metadata::{self, FirstBlock};
+use crate::thin::pool::Pool;
+use crate::thin::table::PoolTable;
+use crate::volume::{Error, Result};
+
+/// The pool raises an event when a sixteenth of its data is left.
+const LOW_WATER_PART: u64 = 16;
+
+/// What a start has put together, for taking it down.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    dm: Arc<Dm>,
+    identity: Identity,
+    patience: std::time::Duration,
+    /// The pool's name, if it is ours to remove.
+    pool: Option<String>,
+    /// Loop devices, ours to detach.
+    attached: Vec<AttachedFile>,
+}
+
+/// A device of the pool that is about to be made or found.
+struct Part {
+    number: DevNum,
+    path: PathBuf,
+}
+
+impl Assembly {
+    /// Finds or builds the pool. `known`: the store has a record of it. After an error nothing that
+    /// is ours is left active.
+    pub(super) fn build(config: &ThinConfig, dm: &Arc<Dm>, identity: Identity, known: bool) -> Result<(Pool, Self)> {
+        let mut assembly =
+            Self { dm: dm.clone(), identity, patience: config.patience, pool: None, attached: Vec::new() };
+        match assembly.assemble(config, known) {
+            Ok(pool) => Ok((pool, assembly)),
+            Err(error) => {
+                assembly.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn assemble(&mut self, config: &ThinConfig, known: bool) -> Result<Pool> {
+        self.remove_thin_devices()?;
+        let name = match &config.source {
+            PoolSource::Existing { name } => name.clone(),
+            PoolSource::Devices { data, metadata } => {
+                self.pool_on(config, &part(metadata)?, &part(data)?, known)?
+            }
+            PoolSource::Auto { dir, size } => {
+                let files = PoolFiles::prepare(dir, *size, known)?;
+                let (metadata, data) = self.attach(&files)?;
+                self.pool_on(config, &metadata, &data, known)?
+            }
+        };
+        let pool = Pool::open(self.dm.clone(), &name).map_err(|e| pool_error("opening the thin pool", e))?;
+        pool.release_stale_metadata_snapshot().map_err(|e| pool_error("opening the thin pool", e))?;
+        Ok(pool)
+    }
+
+    /// Attaches the two files, or finds where they are attached.
+    fn attach(&mut self, files: &PoolFiles) -> Result<(Part, Part)> {
+        let live = self.live_table(&self.identity.pool_name())?;
+        let metadata = AttachedFile::find_or_attach(&files.metadata, live.as_ref().map(|t| t.metadata))?;
+        self.attached.push(metadata);
+        let data = AttachedFile::find_or_attach(&files.data, live.as_ref().map(|t| t.data))?;
+        self.attached.push(data);
+        for file in [metadata, data] {
+            file.refresh()?;
+        }
+        let part = |file: AttachedFile| Part { number: file.number, path: file.path() };
+        Ok((part(metadata), part(data)))
+    }
+
+    /// Finds our pool active on these devices, or makes it there.
+    fn pool_on(&mut self, config: &ThinConfig, metadata: &Part, data: &Part, known: bool) -> Result<String> {
+        let name = self.identity.pool_name();
+        let context = || format!("assembling the thin pool {name}");
+        let info = self.dm.info(&name).map_err(|e| dm_error(context(), e))?;
+        match (info, self.live_table(&name)?) {
+            (Some(_), Some(table)) if (table.metadata, table.data) != (metadata.number, data.number) => {
+                let (metadata, data) = (table.metadata, table.data);
+                return refused(Refusal::OtherDevices { name, metadata, data });
+            }
+            (Some(info), Some(_)) => {
+                self.pool = Some(name.clone());
+                if info.suspended {
+                    self.dm.resume(&name).map_err(|e| dm_error(context(), e))?;
+                }
+                tracing::info!(pool = name, "found the pool active");
+            }
+            (info, _) => {
+                if info.is_some() {
+                    // Killed between creation and first resume: it has never been a pool.
+                    self.dm.remove(&name).map_err(|e| dm_error(context(), e))?;
+                }
+                check_first_block(&metadata.path, known)?;
+                let table = pool_table(config, metadata, data)?.table();
+                self.pool = Some(name.clone());
+                self.dm.activate(&name, &table, false).map_err(|e| dm_error(context(), e))?;
+                tracing::info!(pool = name, bytes = table.length.bytes(), "made the pool active");
+            }
+        }
+        Ok(name)
+    }
+
+    fn live_table(&self, name: &str) -> Result<Option<PoolTable>> {
+        let table = self.dm.table(name).map_err(|e| dm_error(format!("looking for the thin pool {name}"), e))?;
+        Ok(table.as_ref().and_then(PoolTable::parse))
+    }
+
+    /// Thin devices of ours that nobody in this process knows: left by a killed daemon.
+    fn remove_thin_devices(&self) -> Result<()> {
+        let names = self.dm.devices().map_err(|e| dm_error("looking for thin devices of an earlier run", e))?;
+        for name in names.iter().filter(|name| self.identity.is_thin_name(name)) {
+            tracing::info!(device = name, "removing a thin device of an earlier run");
+            if !remove_when_closed(&self.dm, name, self.patience)
+                .map_err(|e| dm_error("removing a thin device of an earlier run", e))?
+            {
+                return refused(Refusal::StillOpen(name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How the pool's files are read and written, for `status`.
+    pub(super) fn io_mode(&self) -> Option<&'static str> {
+        let buffered = self.attached.iter().any(|file| file.io == IoMode::Buffered);
+        (!self.attached.is_empty()).then_some(if buffered { "buffered" } else { "direct" })
+    }
+
+    /// Removes the pool and detaches the files, where they are ours. Twice is fine.
+    pub(super) fn take_down(&self) -> Result<()> {
+        self.remove_thin_devices()?;
+        if let Some(pool) = &self.pool {
+            if !remove_when_closed(&self.dm, pool, self.patience)
+                .map_err(|e| dm_error(format!("removing the thin pool {pool}"), e))?
+            {
+                return refused(Refusal::StillOpen(pool.clone()));
+            }
+        }
+        self.attached.iter().try_for_each(AttachedFile::detach)
+    }
+
+    /// Takes down after an error, which is what the caller reports.
+    pub(super) fn abandon(&self) {
+        if let Err(error) = self.take_down() {
+            tracing::warn!(%error, cause = error_cause(&error), "what the failed start had made could not all be taken down");
+        }
+    }
+}
+
+fn error_cause(error: &Error) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
+fn part(path: &Path) -> Result<Part> {
+    let number = block_device(path).map_err(|e| error::io(format!("looking at {}", path.display()), e))?;
+    match number {
+        Some(number) => Ok(Part { number: number.into(), path: path.to_owned() }),
+        None => refused(Refusal::NotADevice(path.to_owned())),
+    }
+}
+
+/// The kernel formats a blank metadata device: right for a new pool, the end of a known one. What is neither
+/// blank nor a pool's is somebody's data.
+fn check_first_block(path: &Path, known: bool) -> Result<()> {
+    let device = metadata::open(path).map_err(|e| backend("looking at the metadata device", e))?;
+    let first = metadata::first_block(&device).map_err(|e| backend("looking at the metadata device", e))?;
+    match first {
+        FirstBlock::Blank if known => refused(Refusal::Blank(path.to_owned())),
+        FirstBlock::Other => refused(Refusal::NotBlank(path.to_owned())),
+        FirstBlock::Blank | FirstBlock::Superblock => Ok(()),
+    }
+}
+
+fn pool_table(config: &ThinConfig, metadata: &Part, data: &Part) -> Result<PoolTable> {
+    let block = Sectors::in_bytes(config.block_size);
+    let size = device_size(data)?;
+    let blocks = size.0 / block.0.max(1);
+    if blocks == 0 {
+        return refused(Refusal::TooSmall { device: data.path.display().to_string(), bytes: size.bytes() });
+    }
+    Ok(PoolTable {
+        length: Sectors(blocks * block.0),
+        metadata: metadata.number,
+        data: data.number,
+        block,
+        low_water_blocks: blocks / LOW_WATER_PART,
+        when_full: config.when_full,
+    })
+}
+
+fn device_size(part: &Part) -> Result<Sectors> {
+    let path = format!("/sys/dev/block/{}/size", part.number);
+    let attempt = || {
+        let text = fs::read_to_string(&path)?;
+        text.trim().parse().map(Sectors).map_err(std::io::Error::other)
+    };
+    attempt().map_err(|e| error::io(format!("reading the size of {}", part.path.display()), e))
+}

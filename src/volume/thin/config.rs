@@ -1,0 +1,117 @@
+//! What an operator can choose about the thin backend, as plain data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::thin::table::WhenFull;
+
+/// Where the pool comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolSource {
+    /// Sparse files `data.img` and `metadata.img` in `dir`, on loop devices: made when missing, found
+    /// again when not.
+    Auto {
+        /// The directory of the two files.
+        dir: PathBuf,
+        /// Bytes of data; `None`: most of the free space. A larger number than that of an existing
+        /// file grows it.
+        size: Option<u64>,
+    },
+    /// Two block devices that belong to thinfs alone.
+    Devices {
+        /// For the data.
+        data: PathBuf,
+        /// For the metadata.
+        metadata: PathBuf,
+    },
+    /// A live thin-pool, made and taken down by somebody else, used by this root alone.
+    Existing {
+        /// Its device-mapper name.
+        name: String,
+    },
+}
+
+/// The filesystem inside a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filesystem {
+    /// Small, quick to make and to mount.
+    Ext4,
+}
+
+impl Filesystem {
+    /// The kernel's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Filesystem::Ext4 => "ext4",
+        }
+    }
+
+    /// The program that makes one, and the options that make it cheapest on a thin device: no
+    /// reserved blocks (nobody's root lives off them here), a small journal, inode tables left
+    /// for first use, and no discard of a device that is empty anyway. The resize inode would
+    /// only take blocks: ext4 grows online without it.
+    pub(super) fn mkfs(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Filesystem::Ext4 => (
+                "mkfs.ext4",
+                &[
+                    "-q", "-F", "-b", "4096", "-m", "0", "-O", "^resize_inode", "-J", "size=4", "-E",
+                    "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
+                ],
+            ),
+        }
+    }
+
+    /// Options of every mount. Without `noinit_itable` the kernel would write all inode tables in
+    /// the background: 160 MiB of each 10 GiB volume.
+    pub(super) fn mount_options(self) -> &'static [&'static str] {
+        match self {
+            Filesystem::Ext4 => &["noinit_itable"],
+        }
+    }
+}
+
+/// How to run the thin backend.
+#[derive(Debug, Clone)]
+pub struct ThinConfig {
+    /// The root's private directory; ours is `thin/` below it.
+    pub root: PathBuf,
+    /// Where the pool comes from.
+    pub source: PoolSource,
+    /// Bytes of a volume that starts empty, when nobody says more.
+    pub volume_size: u64,
+    /// What is made in a volume that starts empty.
+    pub filesystem: Filesystem,
+    /// More words for mkfs; they come last, so they win.
+    pub mkfs_options: Vec<String>,
+    /// More options for mounting, each as `flag` or `key=value`.
+    pub mount_options: Vec<String>,
+    /// Bytes of a data block of a pool that we make: a multiple of 64 KiB.
+    pub block_size: u64,
+    /// What a pool that we make does with writes when it is full.
+    pub when_full: WhenFull,
+    /// How long a deactivation waits for descriptors that are still open.
+    pub patience: Duration,
+}
+
+impl ThinConfig {
+    /// The embedded default below `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            source: PoolSource::Auto { dir: root.join("thin"), size: None },
+            root,
+            volume_size: 10 << 30,
+            filesystem: Filesystem::Ext4,
+            mkfs_options: Vec::new(),
+            mount_options: Vec::new(),
+            block_size: 64 << 10,
+            when_full: WhenFull::Error,
+            patience: Duration::from_secs(5),
+        }
+    }
+
+    /// Our private directory.
+    pub(super) fn private(&self) -> PathBuf {
+        self.root.join("thin")
+    }
+}

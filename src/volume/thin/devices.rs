@@ -1,0 +1,395 @@
+//! Thin devices while they are active, with the detached mounts on them.
+//!
+//! ```text
+//!            activate                     seal
+//! inactive ───────────▶ mounted rw ───────────────▶ mounted ro (same device)
+//!    ▲  └──────────────▶ mounted ro ◀── activate for reading
+//!    │ deactivate            │ deactivate, but a descriptor is open somewhere
+//!    └───────────────────────┴──▶ lingering: unmounted by us, device still active;
+//!                                 the next activate mounts it again, the next deactivate tries again
+//! ```
+//! Order of locks: a thin id's turn, then the map. No lock of another volume is held over an ioctl
+//! or a mount.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use super::error;
+use super::ext4::Superblock;
+use super::identity::Identity;
+use crate::sys::mount::{MountError, mount_detached, reconfigure, root_directory};
+use crate::thin::dm::{self, DevNum, Dm};
+use crate::thin::node::Nodes;
+use crate::thin::table::Table;
+use crate::thin::{Sectors, ThinId};
+use crate::volume::Access;
+
+/// A thin device that could not be made reachable, or let go of.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    /// The pool has no such thin device.
+    #[error("the pool has no thin device {0}")]
+    Missing(ThinId),
+    /// A descriptor is still open.
+    #[error("{0}")]
+    Busy(String),
+    /// An ioctl failed.
+    #[error(transparent)]
+    Dm(#[from] dm::Error),
+    /// A mount call failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Reading or growing the filesystem failed.
+    #[error("{context}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, DeviceError>;
+
+/// How volumes are mounted.
+#[derive(Debug, Clone)]
+pub(super) struct MountPlan {
+    pub(super) filesystem: &'static str,
+    pub(super) options: Vec<String>,
+}
+
+/// An active thin device.
+#[derive(Debug)]
+struct Active {
+    number: DevNum,
+    path: PathBuf,
+    /// What the device's table admits.
+    device: Access,
+    /// What the mounted filesystem admits; a sealed volume's is read-only on a writable device.
+    filesystem: Access,
+    /// `None`: lingering.
+    mount: Option<OwnedFd>,
+}
+
+/// Every active thin device of this process.
+#[derive(Debug)]
+pub(super) struct Devices {
+    dm: Arc<Dm>,
+    nodes: Nodes,
+    identity: Identity,
+    pool: DevNum,
+    plan: MountPlan,
+    patience: Duration,
+    turns: Turns,
+    active: Mutex<HashMap<ThinId, Active>>,
+}
+
+impl Devices {
+    pub(super) fn new(
+        dm: Arc<Dm>,
+        nodes: Nodes,
+        identity: Identity,
+        pool: DevNum,
+        plan: MountPlan,
+        patience: Duration,
+    ) -> Self {
+        Self { dm, nodes, identity, pool, plan, patience, turns: Turns::default(), active: Mutex::default() }
+    }
+
+    /// Makes the thin device active and its filesystem reachable, and opens its root directory.
+    /// After an error the device is as inactive as it was.
+    pub(super) fn activate(&self, thin: ThinId, size: Sectors, access: Access) -> Result<OwnedFd> {
+        let _turn = self.turns.take(thin);
+        self.activate_in_turn(thin, size, access)
+    }
+
+    fn activate_in_turn(&self, thin: ThinId, size: Sectors, access: Access) -> Result<OwnedFd> {
+        match self.try_activate(thin, size, access, access) {
+            // A filesystem that was not unmounted needs its journal replayed even for reading.
+            Err(DeviceError::Mount(e)) if access == Access::ReadOnly && e.errno() == Some(Errno::ROFS) => {
+                tracing::info!(%thin, "replaying the journal of a volume that was not unmounted");
+                self.try_activate(thin, size, access, Access::ReadWrite)
+            }
+            other => other,
+        }
+    }
+
+    fn try_activate(&self, thin: ThinId, size: Sectors, access: Access, device: Access) -> Result<OwnedFd> {
+        let present = self.active.lock().remove(&thin);
+        let mut active = match present {
+            Some(active) if active.device == Access::ReadOnly && device == Access::ReadWrite => {
+                self.close(thin, active)?;
+                self.open(thin, size, device, access)?
+            }
+            Some(active) => active,
+            None => self.open(thin, size, device, access)?,
+        };
+        match self.reach(&mut active, size, access) {
+            Ok(root) => {
+                self.active.lock().insert(thin, active);
+                Ok(root)
+            }
+            Err(error) => {
+                if let Err(undo) = self.close(thin, active) {
+                    tracing::warn!(%thin, error = %undo, "a device that could not be mounted stays active");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the device active.
+    fn open(&self, thin: ThinId, size: Sectors, device: Access, filesystem: Access) -> Result<Active> {
+        let name = self.identity.thin_name(thin);
+        let table = Table::thin(size, self.pool, thin);
+        let number = match self.dm.activate(&name, &table, device == Access::ReadOnly) {
+            Err(e) if e.errno() == Some(libc::ENODATA) => return Err(DeviceError::Missing(thin)),
+            other => other?,
+        };
+        match self.nodes.path(number) {
+            Ok(path) => Ok(Active { number, path, device, filesystem, mount: None }),
+            Err(source) => {
+                self.dm.remove(&name)?;
+                Err(DeviceError::Io { context: format!("finding a device node for {name}"), source })
+            }
+        }
+    }
+
+    /// Mounts an active device unless it is mounted, sees to it that it admits `access`, and opens the root.
+    fn reach(&self, active: &mut Active, size: Sectors, access: Access) -> Result<OwnedFd> {
+        let mount = match active.mount.take() {
+            Some(mount) => mount,
+            None => self.mount(active, size)?,
+        };
+        let mount = active.mount.insert(mount);
+        if (access, active.filesystem) == (Access::ReadWrite, Access::ReadOnly) {
+            reconfigure(&*mount, false, &[])?;
+            active.filesystem = Access::ReadWrite;
+        }
+        let context = || "opening the volume's root directory".to_owned();
+        root_directory(&*mount).map_err(|source| DeviceError::Io { context: context(), source })
+    }
+
+    /// Mounts, and grows a filesystem that is smaller than its device.
+    fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
+        let read_only = active.filesystem == Access::ReadOnly;
+        let grow = match read_only {
+            true => None,
+            false => self.superblock(&active.path)?.blocks_to_grow_to(size),
+        };
+        let Some(blocks) = grow else {
+            return Ok(mount_detached(self.plan.filesystem, &active.path, read_only, &self.plan.options)?);
+        };
+        // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
+        let lazy: Vec<_> = self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
+        let mount = mount_detached(self.plan.filesystem, &active.path, false, &lazy)?;
+        let context = || format!("growing the filesystem to {blocks} blocks");
+        let io = |source| DeviceError::Io { context: context(), source };
+        let root = root_directory(&mount).map_err(io)?;
+        crate::sys::ext4::resize(&root, blocks).map_err(io)?;
+        reconfigure(&mount, false, &self.plan.options)?;
+        Ok(mount)
+    }
+
+    fn superblock(&self, path: &Path) -> Result<Superblock> {
+        let context = || format!("reading the superblock on {}", path.display());
+        Superblock::read(path).map_err(|source| DeviceError::Io { context: context(), source })
+    }
+
+    /// Flushes the filesystem and turns it read-only. Descriptors that only read go on.
+    pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        let context = || format!("flushing thin device {thin}");
+        rustix::fs::syncfs(root).map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
+        let mut active = self.active.lock();
+        let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
+            return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
+        };
+        if *filesystem == Access::ReadOnly {
+            return Ok(());
+        }
+        // The map must not stay locked over the reconfiguration, which writes.
+        let mount = rustix::io::fcntl_dupfd_cloexec(&*mount, 0)
+            .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
+        drop(active);
+        match reconfigure(&mount, true, &[]) {
+            Err(e) if e.errno() == Some(Errno::BUSY) => {
+                return Err(DeviceError::Busy("a file is open for writing".to_owned()));
+            }
+            other => other?,
+        }
+        if let Some(active) = self.active.lock().get_mut(&thin) {
+            active.filesystem = Access::ReadOnly;
+        }
+        Ok(())
+    }
+
+    /// Whether a snapshot of it now would miss what is only in memory.
+    pub(super) fn is_live(&self, thin: ThinId) -> bool {
+        self.active.lock().get(&thin).is_some_and(|active| active.filesystem == Access::ReadWrite)
+    }
+
+    /// Unmounts and makes the device inactive. Busy while a descriptor is open below it; what is
+    /// inactive already counts as done.
+    pub(super) fn deactivate(&self, thin: ThinId) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        let active = self.active.lock().remove(&thin);
+        active.map_or(Ok(()), |active| self.close(thin, active))
+    }
+
+    /// Deactivates, then runs `then` before anybody can activate again.
+    pub(super) fn deactivate_then<T>(&self, thin: ThinId, then: impl FnOnce() -> T) -> Result<T> {
+        let _turn = self.turns.take(thin);
+        let active = self.active.lock().remove(&thin);
+        active.map_or(Ok(()), |active| self.close(thin, active))?;
+        Ok(then())
+    }
+
+    fn close(&self, thin: ThinId, mut active: Active) -> Result<()> {
+        let name = self.identity.thin_name(thin);
+        drop(active.mount.take());
+        let removed = remove_when_closed(&self.dm, &name, self.patience);
+        if matches!(removed, Ok(true)) {
+            self.nodes.forget(active.number);
+            return Ok(());
+        }
+        self.active.lock().insert(thin, active);
+        removed?;
+        Err(DeviceError::Busy(format!("descriptors are still open on {name}")))
+    }
+
+    /// Runs `work` with the path of the inactive, or active but unmounted, device.
+    pub(super) fn with_device<T>(&self, thin: ThinId, size: Sectors, work: impl FnOnce(&Path) -> T) -> Result<T> {
+        let _turn = self.turns.take(thin);
+        let active = self.open(thin, size, Access::ReadWrite, Access::ReadWrite)?;
+        let result = work(&active.path);
+        self.close(thin, active)?;
+        Ok(result)
+    }
+
+    /// How many inodes are in use on a volume that nobody has mounted. Looks at the superblock of a device
+    /// that is active for that moment; mounts only where the superblock is out of date.
+    pub(super) fn used_inodes(&self, thin: ThinId, size: Sectors) -> Result<u64> {
+        let _turn = self.turns.take(thin);
+        let present = self.active.lock().get(&thin).map(|active| active.path.clone());
+        if let Some(path) = present {
+            return Ok(self.superblock(&path)?.used_inodes());
+        }
+        let active = self.open(thin, size, Access::ReadOnly, Access::ReadOnly)?;
+        let superblock = self.superblock(&active.path);
+        self.close(thin, active)?;
+        match superblock? {
+            clean if clean.is_clean() => Ok(clean.used_inodes()),
+            _ => self.count_mounted(thin, size),
+        }
+    }
+
+    fn count_mounted(&self, thin: ThinId, size: Sectors) -> Result<u64> {
+        let root = self.activate_in_turn(thin, size, Access::ReadOnly)?;
+        let counted = used_inodes(&root);
+        drop(root);
+        let active = self.active.lock().remove(&thin);
+        active.map_or(Ok(()), |active| self.close(thin, active))?;
+        counted.map_err(|source| DeviceError::Io { context: format!("counting inodes of {thin}"), source })
+    }
+
+    /// Deactivates everything that is still active; the first error after trying all.
+    pub(super) fn deactivate_all(&self) -> Result<()> {
+        let thins: Vec<_> = self.active.lock().keys().copied().collect();
+        let results: Vec<_> = thins.into_iter().map(|thin| self.deactivate(thin)).collect();
+        results.into_iter().collect()
+    }
+
+    /// How many are active, lingering ones included.
+    pub(super) fn count(&self) -> usize {
+        self.active.lock().len()
+    }
+}
+
+/// Inodes in use on a mounted filesystem.
+pub(super) fn used_inodes(root: impl AsFd) -> std::io::Result<u64> {
+    let fs = rustix::fs::fstatvfs(root)?;
+    Ok(fs.f_files.saturating_sub(fs.f_ffree))
+}
+
+/// Waits until nobody has the device open, then removes it. False if it stays open for longer than
+/// `patience`; a device that is gone counts as removed.
+pub(super) fn remove_when_closed(dm: &Dm, name: &str, patience: Duration) -> dm::Result<bool> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match dm.info(name)? {
+            None => return Ok(true),
+            Some(info) if info.open_count == 0 => match dm.remove(name) {
+                // Opened since we looked, or removed by somebody else.
+                Err(e) if matches!(e.errno(), Some(libc::EBUSY | libc::ENXIO)) => {}
+                other => return other.map(|()| true),
+            },
+            Some(_) => {}
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// One at a time for each thin id; others are not kept waiting.
+#[derive(Debug, Default)]
+struct Turns {
+    taken: Mutex<HashSet<ThinId>>,
+    given_back: Condvar,
+}
+
+/// The right to work on one thin device. Given back when dropped.
+struct Turn<'a> {
+    turns: &'a Turns,
+    thin: ThinId,
+}
+
+impl Turns {
+    fn take(&self, thin: ThinId) -> Turn<'_> {
+        let mut taken = self.taken.lock();
+        while !taken.insert(thin) {
+            self.given_back.wait(&mut taken);
+        }
+        Turn { turns: self, thin }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.taken.lock().remove(&self.thin);
+        self.turns.given_back.notify_all();
+    }
+}
+
+impl From<DeviceError> for std::io::Error {
+    fn from(error: DeviceError) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
+/// The volume layer's words for what went wrong with a volume's device.
+pub(super) fn volume_error(
+    volume: crate::types::VolumeId,
+    doing: &str,
+    error: DeviceError,
+) -> crate::volume::Error {
+    use crate::volume::Error;
+    let context = format!("{doing} volume {volume}");
+    match error {
+        DeviceError::Missing(_) => Error::Missing(volume),
+        DeviceError::Busy(why) => Error::Busy(volume, why),
+        DeviceError::Io { context: inner, source } => error::io(format!("{context}: {inner}"), source),
+        DeviceError::Dm(_) | DeviceError::Mount(_) => error::backend(context, error),
+    }
+}

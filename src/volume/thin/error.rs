@@ -1,0 +1,142 @@
+//! Why the thin backend refuses to start, and how errors of the layers below become the volume
+//! layer's.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use crate::thin::dm::DevNum;
+use crate::thin::{dm, metadata, pool};
+use crate::types::VolumeId;
+use crate::volume::{Error, Result};
+
+/// A pool that must not be used as it is. Each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The witness: pool and store don't belong together.
+    #[error(
+        "the pool {pool} is at transaction {found}, the metadata store expects {expected} (or {} if it was interrupted): \
+         one of them is an older copy, or belongs to another root; bring back the matching pair",
+        expected.saturating_sub(1)
+    )]
+    Witness {
+        /// The pool.
+        pool: String,
+        /// Its transaction id.
+        found: u64,
+        /// The store's.
+        expected: u64,
+    },
+    /// The store knows no pool, but the pool has thin devices.
+    #[error(
+        "the pool {pool} holds {count} thin devices and this root knows none of them: it belongs to another root, \
+         or this root has lost its metadata store; use an empty pool, or bring the store back"
+    )]
+    Strangers {
+        /// The pool.
+        pool: String,
+        /// How many.
+        count: usize,
+    },
+    /// Thin devices that this root cannot have made.
+    #[error(
+        "the pool {pool} holds thin devices that thinfs did not make ({}): thinfs needs a pool of its own; \
+         delete them (dmsetup message {pool} 0 'delete ID') or move them away",
+        .ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Foreign {
+        /// The pool.
+        pool: String,
+        /// Up to ten of their ids.
+        ids: Vec<u32>,
+    },
+    /// A device-mapper device has our name, but isn't ours.
+    #[error(
+        "a thin-pool {name} is active on other devices (metadata {metadata}, data {data}): \
+         remove it (dmsetup remove {name}) if nothing uses it"
+    )]
+    OtherDevices {
+        /// The name.
+        name: String,
+        /// Its metadata device.
+        metadata: DevNum,
+        /// Its data device.
+        data: DevNum,
+    },
+    /// The metadata device holds something that is no pool.
+    #[error(
+        "the metadata device {0} holds something that is no thin-pool; if it may be lost, wipe it: \
+         dd if=/dev/zero of={0} bs=4096 count=1"
+    )]
+    NotBlank(PathBuf),
+    /// The metadata device is blank although the store knows a pool.
+    #[error("the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back")]
+    Blank(PathBuf),
+    /// A backing file is gone although the store knows a pool.
+    #[error("the pool's file {0} is gone, but the metadata store knows a pool: bring the file back")]
+    FileGone(PathBuf),
+    /// The path is no block device.
+    #[error("{0} is no block device")]
+    NotADevice(PathBuf),
+    /// The device is too small.
+    #[error("{device} has room for {bytes} bytes, which is less than one data block")]
+    TooSmall {
+        /// The device or file.
+        device: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A thin device of an earlier run is in use.
+    #[error("the device {0} of an earlier run is still open: unmount it, or end who uses it")]
+    StillOpen(String),
+    /// The root was made by the other backend.
+    #[error("volume {0} is a directory: this root was made with the native backend (--backend native)")]
+    NativeVolume(VolumeId),
+    /// mkfs failed.
+    #[error("{program} failed: {output}")]
+    Mkfs {
+        /// The program.
+        program: String,
+        /// What it said, or why it did not run.
+        output: String,
+    },
+}
+
+/// An error with what was being done.
+pub(super) fn backend(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Error {
+    Error::Backend { context: context.into(), source: Box::new(source) }
+}
+
+/// A refusal to start.
+pub(super) fn refused<T>(refusal: Refusal) -> Result<T> {
+    Err(backend("the thin pool cannot be used", refusal))
+}
+
+/// An I/O error with what was being done; a full disk is its own kind.
+pub(super) fn io(context: impl Into<String>, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace(format!("{}: {source}", context.into())),
+        _ => Error::Io { context: context.into(), source },
+    }
+}
+
+/// A failed pool message.
+pub(super) fn pool_error(context: impl Into<String>, error: pool::Error) -> Error {
+    if error.no_space() {
+        return Error::NoSpace(format!("{}: the pool's metadata is full; remove snapshots or grow it", context.into()));
+    }
+    backend(context, error)
+}
+
+/// A failed ioctl.
+pub(super) fn dm_error(context: impl Into<String>, error: dm::Error) -> Error {
+    backend(context, error)
+}
+
+/// Metadata that could not be read.
+pub(super) fn metadata_error(context: impl Into<String>, error: metadata::Error) -> Error {
+    match error {
+        metadata::Error::Cancelled => Error::Cancelled(error.to_string()),
+        metadata::Error::Io { .. } | metadata::Error::Damaged { .. } => backend(context, error),
+    }
+}

@@ -1,0 +1,182 @@
+//! The two sparse files of a pool that we make by ourselves, and the loop devices on them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{self, Refusal, refused};
+use crate::sys::loopdev::{IoMode, LoopDevice};
+use crate::sys::mount::block_device;
+use crate::thin::dm::DevNum;
+use crate::volume::{Error, Result};
+
+/// Sizes are whole MiB.
+const MIB: u64 = 1 << 20;
+/// Less is not worth a pool.
+const MIN_DATA: u64 = 64 * MIB;
+/// What metadata gets at least, and at most (the kernel uses no more than 15.9 GiB).
+const METADATA_RANGE: (u64, u64) = (32 * MIB, 15 << 30);
+/// How long a detaching loop device may be open elsewhere (udev looks at new devices).
+const DETACH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The paths of the pool's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PoolFiles {
+    pub(super) data: PathBuf,
+    pub(super) metadata: PathBuf,
+}
+
+impl PoolFiles {
+    /// Makes what is missing in `dir`. Where the store `knows` a pool, nothing may be missing.
+    pub(super) fn prepare(dir: &Path, size: Option<u64>, known: bool) -> Result<Self> {
+        let files = Self { data: dir.join("data.img"), metadata: dir.join("metadata.img") };
+        for path in [&files.data, &files.metadata] {
+            if known && !path.exists() {
+                return refused(Refusal::FileGone(path.clone()));
+            }
+        }
+        fs::create_dir_all(dir).map_err(|e| error::io(format!("making {}", dir.display()), e))?;
+        let present = fs::metadata(&files.data).map(|m| m.len()).unwrap_or(0);
+        let data = match size {
+            Some(size) => size.max(present) / MIB * MIB,
+            None if present > 0 => present,
+            None => default_size(dir)?,
+        };
+        if data < MIN_DATA {
+            return Err(Error::NoSpace(format!(
+                "{} has room for a pool of {} MiB; the least is {} MiB",
+                dir.display(),
+                data / MIB,
+                MIN_DATA / MIB
+            )));
+        }
+        if size.is_some_and(|size| size < present) {
+            tracing::warn!(file = %files.data.display(), "the pool's data file is larger than asked for, and stays so");
+        }
+        at_least(&files.data, data)?;
+        at_least(&files.metadata, metadata_size(data))?;
+        sync_directory(dir)?;
+        Ok(files)
+    }
+}
+
+/// Four fifths of what is free: the rest is for the metadata store, and for whatever else lives there.
+fn default_size(dir: &Path) -> Result<u64> {
+    let fs = rustix::fs::statvfs(dir).map_err(|e| error::io(format!("looking at {}", dir.display()), e.into()))?;
+    Ok(fs.f_bavail * fs.f_frsize / 5 * 4 / MIB * MIB)
+}
+
+/// A mapping takes 16 bytes in leaves that are half full; a 256th is enough for each block of
+/// 64 KiB to be mapped eight times over. Sparse, so that it costs nothing until then.
+fn metadata_size(data: u64) -> u64 {
+    (data / 256 / MIB * MIB).clamp(METADATA_RANGE.0, METADATA_RANGE.1)
+}
+
+/// Makes the file, or grows it.
+fn at_least(path: &Path, bytes: u64) -> Result<()> {
+    let attempt = || {
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        if file.metadata()?.len() < bytes {
+            file.set_len(bytes)?;
+            file.sync_all()?;
+        }
+        Ok(())
+    };
+    attempt().map_err(|e| error::io(format!("making the pool's file {}", path.display()), e))
+}
+
+fn sync_directory(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| error::io(format!("syncing {}", dir.display()), e))
+}
+
+/// A file attached to a loop device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AttachedFile {
+    device: LoopDevice,
+    pub(super) number: DevNum,
+    pub(super) io: IoMode,
+}
+
+impl AttachedFile {
+    /// Finds the loop device that `file` is attached to (the one called `wanted`, if it is attached
+    /// to several), else attaches it.
+    pub(super) fn find_or_attach(file: &Path, wanted: Option<DevNum>) -> Result<Self> {
+        let found = LoopDevice::find(file)
+            .map_err(|e| error::io(format!("looking for the loop device of {}", file.display()), e))?;
+        let mut attached = found.into_iter().map(Self::look).collect::<Result<Vec<_>>>()?;
+        attached.sort_by_key(|a| Some(a.number) != wanted);
+        if let Some(&found) = attached.first() {
+            return Ok(found);
+        }
+        let device = LoopDevice::attach(file)
+            .map_err(|e| error::io(format!("attaching {} to a loop device", file.display()), e))?;
+        let attached = Self::look(device)?;
+        if attached.io == IoMode::Buffered {
+            tracing::warn!(file = %file.display(), "no direct I/O to this filesystem: the pool's blocks are cached twice");
+        }
+        Ok(attached)
+    }
+
+    fn look(device: LoopDevice) -> Result<Self> {
+        let context = || format!("looking at {}", device.path().display());
+        let io = device.status().map_err(|e| error::io(context(), e))?.io;
+        match block_device(&device.path()).map_err(|e| error::io(context(), e))? {
+            Some(number) => Ok(Self { device, number: number.into(), io }),
+            None => refused(Refusal::NotADevice(device.path())),
+        }
+    }
+
+    /// The device's path.
+    pub(super) fn path(&self) -> PathBuf {
+        self.device.path()
+    }
+
+    /// Takes over a file that has grown.
+    pub(super) fn refresh(&self) -> Result<()> {
+        let context = || format!("refreshing the size of {}", self.path().display());
+        self.device.refresh_capacity().map_err(|e| error::io(context(), e))
+    }
+
+    /// Lets go of the file.
+    pub(super) fn detach(&self) -> Result<()> {
+        let context = || format!("detaching {}", self.path().display());
+        self.device.detach(DETACH_PATIENCE).map_err(|e| error::io(context(), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_made_once_and_only_ever_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let len = |path: &Path| fs::metadata(path).unwrap().len();
+        let files = PoolFiles::prepare(dir.path(), Some(100 * MIB), false).unwrap();
+        assert_eq!((len(&files.data), len(&files.metadata)), (100 * MIB, 32 * MIB));
+        for (asked, expected) in [(None, 100), (Some(80), 100), (Some(200), 200), (None, 200)] {
+            PoolFiles::prepare(dir.path(), asked.map(|mib| mib * MIB), true).unwrap();
+            assert_eq!(len(&files.data), expected * MIB, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_known_pool_whose_file_is_gone_is_refused_and_nothing_is_made() {
+        for gone in ["data.img", "metadata.img"] {
+            let dir = tempfile::tempdir().unwrap();
+            PoolFiles::prepare(dir.path(), Some(100 * MIB), false).unwrap();
+            fs::remove_file(dir.path().join(gone)).unwrap();
+            let error = PoolFiles::prepare(dir.path(), None, true).unwrap_err();
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains(gone) && cause.contains("gone"), "{cause}");
+            assert!(!dir.path().join(gone).exists());
+        }
+    }
+
+    #[test]
+    fn a_directory_without_room_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = PoolFiles::prepare(dir.path(), Some(MIB), false).unwrap_err();
+        assert!(matches!(error, Error::NoSpace(_)), "{error:?}");
+    }
+}

@@ -1,0 +1,52 @@
+//! Whether this machine can run the thin backend.
+
+use std::process::{Command, Stdio};
+
+use super::config::Filesystem;
+use super::template::mkfs_is_installed;
+use crate::sys::mount;
+use crate::thin::dm::Dm;
+
+/// The oldest thin-pool target of a kernel that has the new mount API (Linux 5.2).
+const OLDEST_TARGET: (u32, u32, u32) = (1, 20, 0);
+const TARGET: &str = "thin-pool";
+
+/// Whether dm-thin can be used here, and if not, why, in one line. Tries to load the kernel's
+/// module.
+pub fn available() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("dm-thin needs root".to_owned());
+    }
+    let version = match target() {
+        Ok(Some(version)) => version,
+        _ => {
+            load_module();
+            target()?.ok_or("the kernel has no thin-pool target (module dm_thin_pool)")?
+        }
+    };
+    if version < OLDEST_TARGET {
+        let (major, minor, patch) = version;
+        return Err(format!("the kernel's thin-pool target is too old ({major}.{minor}.{patch})"));
+    }
+    let filesystem = Filesystem::Ext4;
+    mount::probe(filesystem.as_str()).map_err(|e| format!("{e}: {}", e.source))?;
+    mkfs_is_installed(filesystem)
+}
+
+/// The version of the thin-pool target, if it is loaded.
+fn target() -> Result<Option<(u32, u32, u32)>, String> {
+    let targets = Dm::open().and_then(|dm| dm.targets()).map_err(|e| e.to_string())?;
+    Ok(targets.into_iter().find(|(name, _)| name == TARGET).map(|(_, version)| version))
+}
+
+/// Whether it worked shows at the next look.
+fn load_module() {
+    let quiet = Stdio::null;
+    let tried = Command::new("modprobe")
+        .args(["-q", "dm_thin_pool"])
+        .stdin(quiet())
+        .stdout(quiet())
+        .stderr(quiet())
+        .status();
+    tracing::debug!(?tried, "tried to load dm_thin_pool");
+}
