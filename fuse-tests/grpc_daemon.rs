@@ -260,10 +260,12 @@ fn a_second_daemon_on_the_root_is_refused_with_the_pid_of_the_first() {
 fn a_mount_point_with_files_in_it_is_refused() {
     let (root, mount) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(mount.path(), "precious", "");
-    let serve = thinfs().args(["serve", "--backend", "native", "--root"]).arg(root.path());
-    let output = thinfs_output(serve.arg("--mount").arg(mount.path()));
-    assert_eq!(output.0, Some(1));
-    assert!(output.1.contains("is not empty"), "{}", output.1);
+    let mut serve = thinfs();
+    serve.args(["serve", "--backend", "native", "--root"]).arg(root.path()).arg("--mount").arg(mount.path());
+    let output = serve.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("is not empty"), "{said}");
 }
 
 #[test]
@@ -273,11 +275,6 @@ fn a_root_that_holds_native_data_refuses_the_thin_backend() {
     let (code, said) = daemon.fails(&["serve", "--backend", "thin"]);
     assert_eq!(code, 1);
     assert!(said.contains("holds the data of the native backend"), "{said}");
-}
-
-fn thinfs_output(command: &mut Command) -> (Option<i32>, String) {
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod fs;
+pub mod fuse;
 pub mod grpc;
 pub mod meta;
 pub mod snapshot;

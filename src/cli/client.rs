@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{self, Channel, Endpoint};
 
 use super::error::{Error, Result};
 use crate::grpc::proto::thinfs::admin::v1::admin_client::AdminClient;
@@ -18,17 +18,9 @@ pub(super) struct Client {
 impl Client {
     /// Connects; tells "not running" apart from other failures.
     pub(super) async fn connect(socket: &Path, namespace: String) -> Result<Self> {
-        // A plain connection first: its error says what tonic's buries.
-        if let Err(source) = tokio::net::UnixStream::connect(socket).await {
-            return Err(match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NotRunning(socket.to_owned()),
-                _ => Error::Unreachable { socket: socket.to_owned(), source },
-            });
-        }
         let path = socket.to_str().ok_or_else(|| Error::SocketPath(socket.to_owned()))?;
-        let failed = |source| Error::Transport { socket: socket.to_owned(), source };
-        let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(failed)?;
-        let channel = endpoint.connect().await.map_err(failed)?;
+        let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|source| failed(socket, source))?;
+        let channel = endpoint.connect().await.map_err(|source| failed(socket, source))?;
         // A message of a hundred snapshots can hold 100 × (key + parent + labels): no limit here.
         let admin = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
         Ok(Self { admin, namespace })
@@ -38,4 +30,20 @@ impl Client {
     pub(super) fn ns(&self) -> String {
         self.namespace.clone()
     }
+}
+
+/// tonic says "transport error"; what the user needs to know stands among its causes.
+fn failed(socket: &Path, source: transport::Error) -> Error {
+    let socket = socket.to_owned();
+    match io_kind(&source) {
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::NotRunning(socket),
+        Some(io::ErrorKind::PermissionDenied) => Error::NotAllowed(socket),
+        _ => Error::Unreachable { socket, source },
+    }
+}
+
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
 }

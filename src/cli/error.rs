@@ -43,18 +43,12 @@ pub enum Error {
     /// Nobody listens.
     #[error("no daemon is running at {}", .0.display())]
     NotRunning(PathBuf),
-    /// The socket can't be used.
-    #[error("cannot reach the daemon at {}", socket.display())]
-    Unreachable {
-        /// The socket.
-        socket: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Connected, but no gRPC came of it.
+    /// The socket is for others.
+    #[error("the socket {} may not be used by this user", .0.display())]
+    NotAllowed(PathBuf),
+    /// No connection came of it.
     #[error("cannot talk to the daemon at {}", socket.display())]
-    Transport {
+    Unreachable {
         /// The socket.
         socket: PathBuf,
         /// Why.
@@ -115,9 +109,7 @@ impl Error {
     fn remedy(&self) -> Option<String> {
         match self {
             Self::NotRunning(_) => Some("start it with `thinfs serve`, or name its socket with --socket".to_owned()),
-            Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("the socket is for root only: run the command as root".to_owned())
-            }
+            Self::NotAllowed(_) => Some("run the command as root".to_owned()),
             Self::Refused { status, .. } => {
                 status.metadata().get(REMEDY).and_then(|remedy| remedy.to_str().ok()).map(str::to_owned)
             }
@@ -125,7 +117,6 @@ impl Error {
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
             | Self::Unreachable { .. }
-            | Self::Transport { .. }
             | Self::Several { .. }
             | Self::SocketPath(_)
             | Self::Write { .. }
@@ -138,7 +129,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
-            Self::NotRunning(_) | Self::Unreachable { .. } | Self::Transport { .. } => ExitCode::Unreachable,
+            Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => ExitCode::Unreachable,
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound(_) => ExitCode::Unsound,

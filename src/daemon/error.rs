@@ -90,7 +90,7 @@ pub enum Error {
     /// Not everything could be flushed and deactivated.
     #[error("cannot take down the volumes")]
     TakeDown(#[source] crate::volume::Error),
-    /// The FUSE filesystem can't be mounted, or ended.
+    /// The FUSE filesystem can't be mounted or unmounted.
     #[error("cannot {doing} the FUSE filesystem at {}", mount.display())]
     Fuse {
         /// What was being done.
@@ -99,8 +99,11 @@ pub enum Error {
         mount: PathBuf,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: io::Error,
     },
+    /// Somebody else unmounted it while it was served.
+    #[error("the FUSE filesystem at {} was unmounted by somebody else", .0.display())]
+    Unmounted(PathBuf),
     /// The socket can't be had.
     #[error(transparent)]
     Socket(#[from] crate::grpc::SocketError),
@@ -150,6 +153,7 @@ impl Error {
             | Self::Close(_)
             | Self::TakeDown(_)
             | Self::Fuse { .. }
+            | Self::Unmounted(_)
             | Self::Socket(_)
             | Self::Serve(_)
             | Self::Panicked { .. }

@@ -21,6 +21,7 @@ mod stop;
 
 pub use error::Error;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -34,11 +35,14 @@ use crate::meta::Store;
 use crate::snapshot::{Recovery, Snapshots};
 use crate::volume::Volumes;
 use error::Result;
+use mount::Mount;
 use root::Root;
 use stop::Stop;
 
 /// How long requests that nobody waits for any more may hold up the end of the process.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// How often the mount is looked at.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until a signal or a failure ends it.
 pub fn run(config: Config) -> Result<()> {
@@ -101,12 +105,12 @@ impl Daemon {
     }
 
     fn with_mount(&self, snapshots: &Arc<Snapshots>) -> Result<()> {
-        let mount = mount::Mount::new(&self.config.mount, snapshots, &self.stop)?;
+        let mount = Mount::new(&self.config.mount, snapshots)?;
         let served = self.with_socket(snapshots, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }
 
-    fn with_socket(&self, snapshots: &Arc<Snapshots>, mount: &mount::Mount) -> Result<()> {
+    fn with_socket(&self, snapshots: &Arc<Snapshots>, mount: &Mount) -> Result<()> {
         let listener = Listener::bind(&self.config.socket)?;
         let context = Arc::new(Context {
             snapshots: Arc::clone(snapshots),
@@ -123,17 +127,35 @@ impl Daemon {
             "serving snapshots"
         );
         notify(NotifyState::Ready);
-        let served = self.runtime.block_on(grpc::serve(listener, context, self.stop.requested()));
+        let served = self.runtime.block_on(async {
+            tokio::select! {
+                served = grpc::serve(listener, context, self.stop.requested()) => served,
+                never = self.watch(mount) => match never {},
+            }
+        });
         notify(NotifyState::Stopping);
         Ok(served?)
+    }
+
+    /// A daemon whose mount somebody has taken away stops: it would answer for directories that
+    /// nobody can reach.
+    async fn watch(&self, mount: &Mount) -> Infallible {
+        while mount.is_alive() {
+            tokio::time::sleep(WATCH).await;
+        }
+        self.stop.failed(Error::Unmounted(self.config.mount.clone()));
+        std::future::pending().await
     }
 }
 
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, lost } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, lost, unnamed } = recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
-    for line in lost {
-        tracing::error!("lost: {line}");
+    for key in lost {
+        tracing::error!(key, "the backend has lost this snapshot's volume");
+    }
+    for volume in unnamed {
+        tracing::warn!(%volume, "a recorded volume belongs to no snapshot");
     }
 }
 

@@ -70,6 +70,7 @@ fn told(error: &snapshot::Error) -> Told {
         E::Stopping => expected(Code::Unavailable, Some("try again when the daemon has started")),
         E::Store(error) => told_store(error),
         E::Volume(error) => told_volume(error),
+        E::Rollback { cause, .. } => Told { level: Level::ERROR, ..told(cause) },
     }
 }
 
@@ -168,6 +169,7 @@ mod tests {
             (E::Volume(volume::Error::NoSpace("the pool is full".into())), Code::ResourceExhausted),
             (E::Volume(volume::Error::Cancelled("usage".into())), Code::Cancelled),
             (E::Volume(io_error()), Code::Internal),
+            (E::Rollback { cause: Box::new(E::Stopping), rollback: io_error() }, Code::Unavailable),
             (E::Store(meta::Error::Poisoned { reason: "disk".into() }), Code::Unavailable),
             (E::Store(meta::Error::IdsExhausted), Code::ResourceExhausted),
             (E::Store(meta::Error::InUse { dir: "/r".into(), owner: None }), Code::Internal),

@@ -4,4 +4,6 @@ pub mod direct;
 pub mod ext4;
 pub mod loopdev;
 pub mod mount;
+pub mod creds;
 pub mod handle;
+pub mod ioctl;

@@ -1,0 +1,116 @@
+//! Attributes changed: `chmod`, `chown`, `truncate`, `utimensat`, and the flags of `chattr`.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{
+    AtFlags, CWD, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, chownat, fstat, ftruncate,
+    ioctl_getflags, ioctl_setflags, readlinkat, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use super::nodes::proc_path;
+use super::slots::At;
+use super::types::{Attr, Caller, Changes, Known, NodeId, SetTime};
+use super::{Error, Fs, Result};
+use crate::sys::{creds, ioctl};
+
+/// The file attribute ioctls that pass.
+#[derive(Debug, Clone)]
+pub enum FileAttr {
+    /// `FS_IOC_GETFLAGS`
+    GetFlags,
+    /// `FS_IOC_SETFLAGS`
+    SetFlags(u32),
+    /// `FS_IOC_FSGETXATTR`
+    GetExtended,
+    /// `FS_IOC_FSSETXATTR`
+    SetExtended(ioctl::FsXattr),
+}
+
+impl Fs {
+    /// Changes what is asked, in the order length, owner, permissions, times; `handle` is the open file
+    /// through which it was asked, if any.
+    pub fn setattr(&self, caller: &Caller, node: NodeId, changes: &Changes, handle: Option<u64>) -> Result<Known> {
+        if self.place(node).is_some() {
+            return Err(Errno::PERM.into());
+        }
+        creds::prepare_thread()?;
+        let (at, _writer) = self.writable(caller, node)?;
+        if let Some(size) = changes.size {
+            self.truncate(caller, &at, size, handle)?;
+        }
+        let file = self.cached.nodes.descriptor(&at)?;
+        if changes.uid.is_some() || changes.gid.is_some() {
+            let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
+            chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = changes.mode {
+            change_mode(&file, mode)?;
+        }
+        if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
+            let times = Timestamps { last_access: timespec(changes.atime), last_modification: timespec(changes.mtime) };
+            utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
+        }
+        Ok(self.known(Attr::of(node, &fstat(&file)?)))
+    }
+
+    fn truncate(&self, caller: &Caller, at: &At, size: u64, handle: Option<u64>) -> Result<()> {
+        if !caller.may_wait && self.is_large(at, size)? {
+            return Err(Error::WouldWait);
+        }
+        match handle.and_then(|handle| self.open.get(handle).ok()) {
+            Some(file) if file.check_writer().is_ok() => Ok(ftruncate(&file.fd, size)?),
+            _ => Ok(ftruncate(self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?),
+        }
+    }
+
+    /// `readlink`.
+    pub fn readlink(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        if self.place(node).is_some() {
+            return Err(Errno::INVAL.into());
+        }
+        let at = self.at(caller, node)?;
+        Ok(readlinkat(self.cached.nodes.descriptor(&at)?, "", Vec::new())?.into_bytes())
+    }
+
+    /// A file attribute ioctl: the four bytes, or `struct fsxattr`, that it answers.
+    pub fn file_attr(&self, caller: &Caller, node: NodeId, request: &FileAttr) -> Result<Vec<u8>> {
+        if self.place(node).is_some() {
+            return Err(Errno::NOTTY.into());
+        }
+        let at = self.at(caller, node)?;
+        let _writer = match request {
+            FileAttr::GetFlags | FileAttr::GetExtended => None,
+            FileAttr::SetFlags(_) | FileAttr::SetExtended(_) => Some(at.writer()?),
+        };
+        let file = self.cached.nodes.open(&at, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        Ok(match request {
+            FileAttr::GetFlags => ioctl_getflags(&file)?.bits().to_ne_bytes().to_vec(),
+            FileAttr::SetFlags(flags) => {
+                ioctl_setflags(&file, IFlags::from_bits_retain(*flags))?;
+                Vec::new()
+            }
+            FileAttr::GetExtended => ioctl::get_fsxattr(&file)?.to_vec(),
+            FileAttr::SetExtended(value) => {
+                ioctl::set_fsxattr(&file, value)?;
+                Vec::new()
+            }
+        })
+    }
+}
+
+/// `chmod` knows no descriptor without rights (`O_PATH`) before Linux 6.6; through /proc all do.
+/// The kernel has decided whether the caller may set the set-group-id bit.
+fn change_mode(file: impl AsFd, mode: u32) -> Result<()> {
+    let change = || chmodat(CWD, proc_path(file), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty());
+    Ok(if mode & 0o2000 != 0 { creds::with_fsetid(change) } else { change() }?)
+}
+
+fn timespec(time: SetTime) -> Timespec {
+    match time {
+        SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        SetTime::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        SetTime::To(moment) => Timespec { tv_sec: moment.seconds, tv_nsec: moment.nanoseconds.into() },
+    }
+}

@@ -1,0 +1,214 @@
+//! Nodes found again from their ids: a bounded cache of descriptors, file handles, and orphans.
+//!
+//! A node id holds no state of ours. Its file is found
+//! 1. among the **orphans**: files without a name that the kernel still knows, held open until it says
+//!    `forget`, so that they can be reached and their inode numbers aren't given to others meanwhile;
+//! 2. in the cache of `O_PATH` descriptors, shared by all snapshots that look at one volume;
+//! 3. by file handle: on ext4 made of the inode number alone, elsewhere the one remembered when the kernel
+//!    was told of the node.
+//!
+//! The kernel asks to open regular files only and a node never changes its type, so that no FIFO or device
+//! is ever opened here.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::Result;
+use super::slots::{At, Handles};
+use super::types::NodeId;
+use crate::sys::handle::{BoxedHandle, FileHandle};
+use crate::types::VolumeId;
+use crate::volume::{Pin, Writer};
+
+const SHARDS: usize = 16;
+
+type Key = (VolumeId, u32);
+
+/// All that is known of single nodes.
+#[derive(Debug)]
+pub struct Nodes {
+    cache: [Mutex<LruCache<Key, Arc<OwnedFd>>>; SHARDS],
+    orphans: Mutex<HashMap<NodeId, Orphan>>,
+    orphan_count: AtomicUsize,
+    remembered: Mutex<HashMap<NodeId, Remembered>>,
+}
+
+/// A file without a name. It counts as a writer, because a filesystem that holds one can't turn read-only:
+/// a commit waits until the kernel has forgotten it.
+#[derive(Debug)]
+struct Orphan {
+    file: Arc<OwnedFd>,
+    _writer: Writer,
+    _pin: Pin,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    handle: BoxedHandle,
+    lookups: u64,
+}
+
+/// A descriptor that names a node; good for calls that take `O_PATH` descriptors.
+#[derive(Debug)]
+pub enum Descriptor<'a> {
+    /// The volume's own root.
+    Root(BorrowedFd<'a>),
+    /// From the cache or the orphans.
+    Shared(Arc<OwnedFd>),
+}
+
+impl AsFd for Descriptor<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Descriptor::Root(fd) => *fd,
+            Descriptor::Shared(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Nodes {
+    /// `limit`: how many descriptors the cache may hold.
+    pub fn new(limit: usize) -> Self {
+        let each = NonZeroUsize::new(limit / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            cache: std::array::from_fn(|_| Mutex::new(LruCache::new(each))),
+            orphans: Mutex::default(),
+            orphan_count: AtomicUsize::new(0),
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// A descriptor for the node.
+    pub fn descriptor<'a>(&self, at: &'a At) -> Result<Descriptor<'a>> {
+        if at.node.is_snapshot_root() {
+            return Ok(Descriptor::Root(at.pin.root()));
+        }
+        if let Some(orphan) = self.orphan(at.node) {
+            return Ok(Descriptor::Shared(orphan));
+        }
+        let key = (at.slot.volume, at.node.ino());
+        if let Some(cached) = self.shard(key).lock().get(&key) {
+            return Ok(Descriptor::Shared(Arc::clone(cached)));
+        }
+        let opened = Arc::new(self.handle(at)?.open(at.pin.root(), OFlags::PATH)?);
+        let evicted = self.shard(key).lock().push(key, Arc::clone(&opened));
+        drop(evicted);
+        Ok(Descriptor::Shared(opened))
+    }
+
+    /// Opens the node's file.
+    pub fn open(&self, at: &At, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        if at.node.is_snapshot_root() {
+            return Ok(openat(at.pin.root(), ".", flags, Mode::empty())?);
+        }
+        if let Some(orphan) = self.orphan(at.node) {
+            return Ok(openat(CWD, proc_path(&orphan), flags, Mode::empty())?);
+        }
+        Ok(self.handle(at)?.open(at.pin.root(), flags)?)
+    }
+
+    fn handle(&self, at: &At) -> Result<FileHandle> {
+        match at.slot.handles {
+            Handles::Derived => Ok(FileHandle::of_inode_number(at.node.ino())),
+            Handles::Remembered => {
+                let remembered = self.remembered.lock();
+                Ok(remembered.get(&at.node).ok_or(Errno::STALE)?.handle.unboxed())
+            }
+        }
+    }
+
+    /// Whether the node is known without help of the inode number: cached, an orphan, or remembered.
+    pub fn is_known(&self, at: &At) -> bool {
+        let key = (at.slot.volume, at.node.ino());
+        at.node.is_snapshot_root()
+            || self.orphan(at.node).is_some()
+            || self.shard(key).lock().contains(&key)
+            || self.remembered.lock().contains_key(&at.node)
+    }
+
+    /// The kernel is told of the node, once more.
+    pub fn remember(&self, handles: Handles, node: NodeId, handle: &FileHandle) {
+        if handles == Handles::Derived || node.is_snapshot_root() {
+            return;
+        }
+        let mut remembered = self.remembered.lock();
+        let known = remembered.entry(node).or_insert_with(|| Remembered { handle: handle.to_boxed(), lookups: 0 });
+        known.lookups += 1;
+    }
+
+    /// The kernel forgets the node this many times.
+    pub fn forget(&self, node: NodeId, lookups: u64) {
+        let orphan = match self.orphan_count.load(Relaxed) {
+            0 => None,
+            _ => self.orphans.lock().remove(&node),
+        };
+        if orphan.is_some() {
+            self.orphan_count.fetch_sub(1, Relaxed);
+        }
+        drop(orphan);
+        let mut remembered = self.remembered.lock();
+        if let Some(known) = remembered.get_mut(&node) {
+            known.lookups = known.lookups.saturating_sub(lookups);
+            if known.lookups == 0 {
+                remembered.remove(&node);
+            }
+        }
+    }
+
+    /// The node's last name is gone.
+    pub fn keep_orphan(&self, at: &At, node: NodeId, file: OwnedFd) -> Result<()> {
+        let key = (at.slot.volume, node.ino());
+        let cached = self.shard(key).lock().pop(&key);
+        drop(cached);
+        let orphan = Orphan { file: Arc::new(file), _writer: at.writer()?, _pin: at.pin.clone() };
+        if self.orphans.lock().insert(node, orphan).is_none() {
+            self.orphan_count.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The kernel has forgotten every node.
+    pub fn clear(&self) {
+        let orphans = std::mem::take(&mut *self.orphans.lock());
+        self.orphan_count.store(0, Relaxed);
+        drop(orphans);
+        self.remembered.lock().clear();
+        self.cache.iter().for_each(|shard| shard.lock().clear());
+    }
+
+    /// Closes every cached descriptor of the volume.
+    pub fn drop_volume(&self, volume: VolumeId) {
+        for shard in &self.cache {
+            let mut shard = shard.lock();
+            let keys: Vec<Key> = shard.iter().map(|(key, _)| *key).filter(|key| key.0 == volume).collect();
+            let dropped: Vec<_> = keys.iter().filter_map(|key| shard.pop(key)).collect();
+            drop(shard);
+            drop(dropped);
+        }
+    }
+
+    fn orphan(&self, node: NodeId) -> Option<Arc<OwnedFd>> {
+        if self.orphan_count.load(Relaxed) == 0 {
+            return None;
+        }
+        self.orphans.lock().get(&node).map(|orphan| Arc::clone(&orphan.file))
+    }
+
+    fn shard(&self, (volume, ino): Key) -> &Mutex<LruCache<Key, Arc<OwnedFd>>> {
+        &self.cache[(volume.0 ^ ino) as usize % SHARDS]
+    }
+}
+
+/// The path under which the kernel reaches a descriptor's own file, whatever its type.
+pub fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

@@ -1,0 +1,239 @@
+//! Open files: reading, writing, and what else works on an open file.
+//!
+//! Each open file has a descriptor of its own, with the caller's flags, opened with root's rights: the kernel
+//! has checked the caller's. It keeps its volume pinned, and counts as a writer if it is open for writing.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek};
+use rustix::io::{Errno, pread, pwrite};
+
+use super::slots::At;
+use super::types::{Caller, NodeId};
+use super::{Error, Fs, Notice, Result};
+use crate::sys::creds;
+use crate::volume::{Pin, Writer};
+
+/// A truncation of more than this waits for the filesystem to free blocks.
+const LARGE: u64 = 16 << 20;
+
+/// The flags with which a file is to be opened, as the caller gave them.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked(pub OFlags);
+
+impl Asked {
+    /// Whether the file is opened for writing.
+    pub fn writes(self) -> bool {
+        self.0.intersection(OFlags::RWMODE) != OFlags::RDONLY
+    }
+
+    /// Whether it can be mapped shared and writable, so that it changes without a request.
+    pub fn may_map_writable(self) -> bool {
+        self.0.intersection(OFlags::RWMODE) == OFlags::RDWR
+    }
+
+    /// Whether the page cache is to be passed by.
+    pub fn direct(self) -> bool {
+        self.0.contains(OFlags::DIRECT)
+    }
+
+    fn truncates(self) -> bool {
+        self.0.contains(OFlags::TRUNC)
+    }
+
+    pub(super) fn exclusive(self) -> bool {
+        self.0.contains(OFlags::EXCL)
+    }
+
+    /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned.
+    pub(super) fn backing_flags(self) -> OFlags {
+        let kept = OFlags::RWMODE | OFlags::APPEND | OFlags::TRUNC | OFlags::NOATIME | OFlags::DSYNC | OFlags::SYNC;
+        self.0.intersection(kept) | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC
+    }
+}
+
+/// An open file, and the number under which the kernel names it.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The number.
+    pub handle: u64,
+    /// The file.
+    pub file: Arc<OpenFile>,
+}
+
+/// An open file. The descriptor goes before the writer, the writer before the pin.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Which node.
+    pub node: NodeId,
+    /// The backing file.
+    pub fd: OwnedFd,
+    writer: Option<Writer>,
+    _pin: Pin,
+}
+
+/// All open files.
+#[derive(Debug, Default)]
+pub(super) struct OpenFiles {
+    files: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    next: AtomicU64,
+    /// How often each node is open in a way that lets it be changed without us.
+    bypassed: Mutex<HashMap<NodeId, usize>>,
+    bypassed_count: AtomicUsize,
+}
+
+impl OpenFiles {
+    pub(super) fn insert(&self, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
+        let file = Arc::new(OpenFile { node: at.node, fd, writer, _pin: at.pin });
+        let handle = self.next.fetch_add(1, Relaxed) + 1;
+        self.files.write().insert(handle, Arc::clone(&file));
+        Opened { handle, file }
+    }
+
+    pub(super) fn get(&self, handle: u64) -> Result<Arc<OpenFile>> {
+        Ok(self.files.read().get(&handle).cloned().ok_or(Errno::BADF)?)
+    }
+
+    pub(super) fn clear(&self) {
+        let files = std::mem::take(&mut *self.files.write());
+        drop(files);
+        self.bypassed.lock().clear();
+        self.bypassed_count.store(0, Relaxed);
+    }
+
+    pub(super) fn is_bypassed(&self, node: NodeId) -> bool {
+        self.bypassed_count.load(Relaxed) != 0 && self.bypassed.lock().contains_key(&node)
+    }
+}
+
+impl Fs {
+    /// Opens a regular file.
+    pub fn open(&self, caller: &Caller, node: NodeId, asked: Asked) -> Result<Opened> {
+        creds::prepare_thread()?;
+        let at = self.at(caller, node)?;
+        let writer = if asked.writes() || asked.truncates() { Some(at.writer()?) } else { None };
+        if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
+            return Err(Error::WouldWait);
+        }
+        let fd = self.cached.nodes.open(&at, asked.backing_flags())?;
+        Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
+    }
+
+    /// Whether cutting the file to `size` would free so much that it takes time.
+    pub(super) fn is_large(&self, at: &At, size: u64) -> Result<bool> {
+        let stat = rustix::fs::fstat(self.cached.nodes.descriptor(at)?)?;
+        Ok((stat.st_size as u64).saturating_sub(size) > LARGE && stat.st_blocks as u64 * 512 > LARGE)
+    }
+
+    /// An open file by its number.
+    pub fn file(&self, handle: u64) -> Result<Arc<OpenFile>> {
+        self.open.get(handle)
+    }
+
+    /// The kernel has closed the file.
+    pub fn release(&self, handle: u64) {
+        let file = self.open.files.write().remove(&handle);
+        drop(file);
+    }
+
+    /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no
+    /// time. Each call is matched by one of [`Fs::end_bypass`].
+    pub fn begin_bypass(&self, node: NodeId) {
+        let mut bypassed = self.open.bypassed.lock();
+        *bypassed.entry(node).or_default() += 1;
+        self.open.bypassed_count.store(bypassed.len(), Relaxed);
+        drop(bypassed);
+        self.invalidator.notify(Notice::Attributes(node));
+    }
+
+    /// The opposite of [`Fs::begin_bypass`].
+    pub fn end_bypass(&self, node: NodeId) {
+        let mut bypassed = self.open.bypassed.lock();
+        if let Some(count) = bypassed.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                bypassed.remove(&node);
+            }
+        }
+        self.open.bypassed_count.store(bypassed.len(), Relaxed);
+        drop(bypassed);
+        self.invalidator.notify(Notice::Attributes(node));
+    }
+
+    /// Makes a directory's names durable.
+    pub fn fsync_directory(&self, caller: &Caller, node: NodeId) -> Result<()> {
+        if self.place(node).is_some() {
+            return Ok(());
+        }
+        let at = self.at(caller, node)?;
+        Ok(fsync(self.cached.nodes.open(&at, OFlags::RDONLY | OFlags::DIRECTORY)?)?)
+    }
+}
+
+impl OpenFile {
+    /// Reads into `buffer` until it is full or the file ends; says how much.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match pread(&self.fd, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes; says how much. Takes away set-user-id and set-group-id bits.
+    pub fn write(&self, data: &[u8], offset: u64) -> Result<usize> {
+        creds::prepare_thread()?;
+        self.check_writer()?;
+        let mut done = 0;
+        while done < data.len() {
+            match pwrite(&self.fd, &data[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Makes content (and, unless `data_only`, attributes) durable.
+    pub fn sync(&self, data_only: bool) -> Result<()> {
+        Ok(if data_only { fdatasync(&self.fd) } else { fsync(&self.fd) }?)
+    }
+
+    /// `fallocate`, with its mode bits.
+    pub fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+        creds::prepare_thread()?;
+        self.check_writer()?;
+        let flags = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
+        Ok(fallocate(&self.fd, flags, offset, len)?)
+    }
+
+    /// The next data or hole from here.
+    pub fn seek(&self, position: SeekFrom) -> Result<u64> {
+        Ok(seek(&self.fd, position)?)
+    }
+
+    /// Copies within the backing filesystem, sharing blocks where it can.
+    pub fn copy_to(&self, mut offset: u64, target: &OpenFile, mut target_offset: u64, len: usize) -> Result<usize> {
+        creds::prepare_thread()?;
+        target.check_writer()?;
+        Ok(copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)?)
+    }
+
+    /// Whether it was opened for writing.
+    pub fn check_writer(&self) -> Result<()> {
+        if self.writer.is_some() { Ok(()) } else { Err(Errno::BADF.into()) }
+    }
+}

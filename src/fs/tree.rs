@@ -1,0 +1,228 @@
+//! The virtual directories above the snapshots: what they are called, when they changed, what they list.
+//!
+//! ```text
+//! /                     1
+//! ├── active/           2   snapshots of the namespace that the root shows
+//! ├── view/             3
+//! ├── committed/        4
+//! └── .ns/              5   the other namespaces
+//!     └── <namespace>/  16 + 4n, then its active/, view/ and committed/
+//! ```
+//!
+//! A listing is ordered by snapshot id, and the id is the cookie from which it goes on: ids never change and
+//! are never used again, so that a listing that runs while snapshots come and go shows each of the others
+//! exactly once.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+
+use super::types::{Attr, Moment, NodeId};
+use super::{Result, names};
+use crate::snapshot::Snapshots;
+use crate::types::{Kind, Namespace, SnapshotId};
+
+const TOP: u64 = 1;
+const NAMESPACES: u64 = 5;
+const FIRST_NAMESPACE: u64 = 16;
+const EACH_NAMESPACE: u64 = 4;
+/// How many listings are kept while they are being read.
+const LISTINGS: usize = 4;
+/// How many snapshots are asked of the store at a time.
+const PAGE: usize = 1024;
+
+/// A virtual directory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The mount point.
+    Top,
+    /// `.ns`.
+    Namespaces,
+    /// `.ns/<namespace>`.
+    Namespace(Namespace),
+    /// The snapshots of one kind.
+    Snapshots(Namespace, Kind),
+}
+
+/// The snapshots of one directory, by id, with their names.
+pub type Listing = Vec<(SnapshotId, String)>;
+
+/// The virtual directories.
+#[derive(Debug)]
+pub struct Tree {
+    shown: Namespace,
+    permissions: u32,
+    started: Moment,
+    /// A namespace's place here is in its node ids; it never moves.
+    namespaces: RwLock<Vec<Namespace>>,
+    changes: Mutex<HashMap<Place, Changed>>,
+    listings: Mutex<LruCache<Place, (u64, Arc<Listing>)>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Changed {
+    version: u64,
+    at: Moment,
+}
+
+impl Tree {
+    /// `shown`: the namespace in the root. `permissions`: of the directories that hold snapshots.
+    pub fn new(shown: Namespace, permissions: u32) -> Self {
+        Self {
+            shown,
+            permissions,
+            started: SystemTime::now().into(),
+            namespaces: RwLock::default(),
+            changes: Mutex::default(),
+            listings: Mutex::new(LruCache::new(NonZeroUsize::new(LISTINGS).unwrap_or(NonZeroUsize::MIN))),
+        }
+    }
+
+    /// The namespace that the root shows.
+    pub fn shown(&self) -> &Namespace {
+        &self.shown
+    }
+
+    /// When the daemon started.
+    pub fn started(&self) -> Moment {
+        self.started
+    }
+
+    /// The virtual directory that a node is.
+    pub fn place(&self, node: NodeId) -> Option<Place> {
+        let kind = |offset: u64| Kind::ALL[offset as usize];
+        match node.0 {
+            TOP => Some(Place::Top),
+            2..=4 => Some(Place::Snapshots(self.shown.clone(), kind(node.0 - 2))),
+            NAMESPACES => Some(Place::Namespaces),
+            _ if node.snapshot().is_some() => None,
+            id => {
+                let index = id.checked_sub(FIRST_NAMESPACE)?;
+                let namespace = self.namespaces.read().get((index / EACH_NAMESPACE) as usize)?.clone();
+                Some(match index % EACH_NAMESPACE {
+                    0 => Place::Namespace(namespace),
+                    offset => Place::Snapshots(namespace, kind(offset - 1)),
+                })
+            }
+        }
+    }
+
+    /// The node of a virtual directory, which the kernel will know from now on.
+    pub fn node(&self, place: &Place) -> NodeId {
+        self.known_node(place).unwrap_or_else(|| {
+            let (Place::Namespace(namespace) | Place::Snapshots(namespace, _)) = place else {
+                return NodeId(TOP);
+            };
+            let mut namespaces = self.namespaces.write();
+            if !namespaces.contains(namespace) {
+                namespaces.push(namespace.clone());
+            }
+            drop(namespaces);
+            self.known_node(place).unwrap_or(NodeId(TOP))
+        })
+    }
+
+    /// The node of a virtual directory, if the kernel can know it.
+    pub fn known_node(&self, place: &Place) -> Option<NodeId> {
+        let base = |namespace: &Namespace| {
+            let index = self.namespaces.read().iter().position(|known| known == namespace)?;
+            Some(FIRST_NAMESPACE + EACH_NAMESPACE * index as u64)
+        };
+        let offset = |kind: &Kind| Kind::ALL.iter().position(|other| other == kind).unwrap_or(0) as u64;
+        Some(NodeId(match place {
+            Place::Top => TOP,
+            Place::Namespaces => NAMESPACES,
+            Place::Namespace(namespace) => base(namespace)?,
+            Place::Snapshots(namespace, kind) if *namespace == self.shown => 2 + offset(kind),
+            Place::Snapshots(namespace, kind) => base(namespace)? + 1 + offset(kind),
+        }))
+    }
+
+    /// The directory that holds a virtual directory.
+    pub fn parent(&self, place: &Place) -> Place {
+        match place {
+            Place::Top | Place::Namespaces => Place::Top,
+            Place::Namespace(_) => Place::Namespaces,
+            Place::Snapshots(namespace, _) if *namespace == self.shown => Place::Top,
+            Place::Snapshots(namespace, _) => Place::Namespace(namespace.clone()),
+        }
+    }
+
+    /// The attributes of a virtual directory. Its times say when something in it came or went last, since
+    /// the daemon started.
+    pub fn attr(&self, place: &Place) -> Attr {
+        let changed = self.changes.lock().get(place).map_or(self.started, |changed| changed.at);
+        let permissions = if matches!(place, Place::Snapshots(..)) { self.permissions } else { 0o755 };
+        Attr::of_directory(self.node(place), permissions, changed)
+    }
+
+    /// Something in the directory came or went.
+    pub fn touch(&self, place: &Place) {
+        let at = SystemTime::now().into();
+        let mut changes = self.changes.lock();
+        let changed = changes.entry(place.clone()).or_insert(Changed { version: 0, at });
+        *changed = Changed { version: changed.version + 1, at };
+    }
+
+    /// What a directory of snapshots lists. A listing that has begun may go on as of its beginning.
+    pub fn listing(&self, snapshots: &Snapshots, namespace: &Namespace, kind: Kind, begun: bool) -> Result<Arc<Listing>> {
+        let place = Place::Snapshots(namespace.clone(), kind);
+        let version = self.changes.lock().get(&place).map_or(0, |changed| changed.version);
+        if let Some((listed, listing)) = self.listings.lock().get(&place) {
+            if begun || *listed == version {
+                return Ok(Arc::clone(listing));
+            }
+        }
+        let listing = Arc::new(read_listing(snapshots, namespace, kind)?);
+        self.listings.lock().put(place, (version, Arc::clone(&listing)));
+        Ok(listing)
+    }
+}
+
+fn read_listing(snapshots: &Snapshots, namespace: &Namespace, kind: Kind) -> Result<Listing> {
+    let mut listing = Listing::new();
+    let mut after = None;
+    loop {
+        let page = snapshots.page(namespace, kind, after.as_ref(), PAGE)?;
+        let last = page.last().map(|(key, _)| key.clone());
+        listing.extend(page.iter().map(|(key, id)| (*id, names::encode(key))));
+        if last.is_none() || page.len() < PAGE {
+            break;
+        }
+        after = last;
+    }
+    listing.sort_unstable_by_key(|(id, _)| *id);
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_virtual_directory_has_one_node_and_each_node_one_directory() {
+        let tree = Tree::new(Namespace::default(), 0o755);
+        let other = || Namespace::new("ctr").unwrap();
+        let mut nodes = std::collections::HashSet::new();
+        for place in [
+            Place::Top,
+            Place::Namespaces,
+            Place::Namespace(other()),
+            Place::Snapshots(other(), Kind::Active),
+            Place::Snapshots(other(), Kind::Committed),
+            Place::Snapshots(Namespace::default(), Kind::Active),
+            Place::Snapshots(Namespace::default(), Kind::View),
+            Place::Snapshots(Namespace::default(), Kind::Committed),
+        ] {
+            let node = tree.node(&place);
+            assert!(nodes.insert(node), "{place:?}");
+            assert_eq!(tree.place(node), Some(place));
+        }
+        assert_eq!(tree.place(NodeId(6)), None);
+        assert_eq!(tree.place(NodeId(20)), None);
+    }
+}

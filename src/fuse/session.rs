@@ -1,0 +1,206 @@
+//! The mount's life: mounted, served, unmounted; and what a killed daemon left of an earlier one.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{BackgroundSession, Notifier, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::adapter::Adapter;
+use super::stats::Stats;
+use crate::fs::{Fs, Kernel, Notice};
+
+/// How many dead mounts may lie on top of each other.
+const MAX_STALE: usize = 64;
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountConfig {
+    /// An existing directory.
+    pub mountpoint: PathBuf,
+    /// Threads that read requests.
+    pub threads: usize,
+    /// Threads for requests that may take long.
+    pub waiting_threads: usize,
+    /// Whether the kernel may read and write backing files itself, where it can.
+    pub passthrough: bool,
+    /// What `mount` and `df` show as the source.
+    pub source: String,
+}
+
+impl MountConfig {
+    /// The usual at this directory.
+    pub fn at(mountpoint: impl Into<PathBuf>) -> Self {
+        Self {
+            mountpoint: mountpoint.into(),
+            threads: 8,
+            waiting_threads: 16,
+            passthrough: true,
+            source: "thinfs".to_owned(),
+        }
+    }
+}
+
+/// How an unmount ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmounted {
+    /// Nothing of it is left.
+    Clean,
+    /// Somebody still has files open or stands in it: it is out of sight, and served until they leave or
+    /// the daemon ends.
+    Lazy,
+}
+
+/// A mounted tree. Dropping it unmounts, lazily if need be.
+#[derive(Debug)]
+pub struct Session {
+    mountpoint: PathBuf,
+    fs: Arc<Fs>,
+    stats: Arc<Stats>,
+    serving: Option<BackgroundSession>,
+    telling: Option<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Mounts the tree and serves it in threads of its own.
+    pub fn mount(fs: Arc<Fs>, config: &MountConfig) -> io::Result<Self> {
+        let mountpoint = config.mountpoint.canonicalize()?;
+        let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse")?);
+        mount_fuse(&device, &mountpoint, &config.source)?;
+        let guard = MountGuard(&mountpoint);
+        let stats = Arc::new(Stats::default());
+        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config);
+        let session = fuser::Session::from_fd(adapter, device, SessionACL::All, serving_config(config))?;
+        let telling = fs.invalidator().start(ToKernel(session.notifier()))?;
+        let serving = session.spawn()?;
+        std::mem::forget(guard);
+        tracing::info!(mountpoint = %mountpoint.display(), "mounted");
+        Ok(Self { mountpoint, fs, stats, serving: Some(serving), telling: Some(telling) })
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Requests since the mount.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Whether it is still served: false once somebody else has unmounted it.
+    pub fn is_alive(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| !serving.guard.is_finished())
+    }
+
+    /// Unmounts. When this returns [`Unmounted::Clean`] no volume is pinned by the tree any more.
+    pub fn unmount(mut self) -> io::Result<Unmounted> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<Unmounted> {
+        let Some(serving) = self.serving.take() else {
+            return Ok(Unmounted::Clean);
+        };
+        let ended = if serving.guard.is_finished() { Ok(Unmounted::Clean) } else { detach(&self.mountpoint) };
+        self.fs.invalidator().close();
+        if matches!(ended, Ok(Unmounted::Clean)) {
+            if let Err(error) = serving.join() {
+                tracing::warn!(%error, "serving the mount ended badly");
+            }
+            if let Some(telling) = self.telling.take() {
+                // It can only have panicked, and has said so.
+                drop(telling.join());
+            }
+            self.fs.disconnect();
+        }
+        tracing::info!(mountpoint = %self.mountpoint.display(), ?ended, "unmounted");
+        ended
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(%error, mountpoint = %self.mountpoint.display(), "cannot unmount");
+        }
+    }
+}
+
+/// Unmounts lazily a mount that didn't come to be.
+struct MountGuard<'a>(&'a Path);
+
+impl Drop for MountGuard<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(self.0, UnmountFlags::DETACH) {
+            tracing::warn!(%error, mountpoint = %self.0.display(), "cannot take back a failed mount");
+        }
+    }
+}
+
+fn mount_fuse(device: &OwnedFd, mountpoint: &Path, source: &str) -> io::Result<()> {
+    // suid and dev are what a root filesystem needs; allow_other with default_permissions lets the kernel
+    // decide who may do what, as on any other filesystem.
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    Ok(mount(source, mountpoint, "fuse.thinfs", MountFlags::empty(), Some(CString::new(options)?.as_c_str()))?)
+}
+
+fn serving_config(config: &MountConfig) -> fuser::Config {
+    let mut serving = fuser::Config::default();
+    serving.acl = SessionACL::All;
+    serving.n_threads = Some(config.threads.max(1));
+    serving.clone_fd = true;
+    serving
+}
+
+fn detach(mountpoint: &Path) -> io::Result<Unmounted> {
+    match unmount(mountpoint, UnmountFlags::NOFOLLOW) {
+        // EINVAL: somebody else was faster.
+        Ok(()) | Err(Errno::INVAL) => Ok(Unmounted::Clean),
+        Err(Errno::BUSY) => {
+            unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+            Ok(Unmounted::Lazy)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Unmounts what a killed daemon left at this path, where every access answers "not connected". Says whether
+/// there was anything.
+pub fn clear_stale_mount(mountpoint: &Path) -> io::Result<bool> {
+    for cleared in 0..MAX_STALE {
+        // Attributes may be answered from the kernel's cache; the space is always asked for.
+        match rustix::fs::statfs(mountpoint) {
+            Err(Errno::NOTCONN) => unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?,
+            Ok(_) | Err(Errno::NOENT) => return Ok(cleared > 0),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(io::Error::other(format!("more than {MAX_STALE} dead mounts at {}", mountpoint.display())))
+}
+
+/// Sends notices by the session's device.
+struct ToKernel(Notifier);
+
+impl Kernel for ToKernel {
+    fn tell(&self, notice: &Notice) {
+        let told = match notice {
+            Notice::Entry(parent, name) => self.0.inval_entry(fuser::INodeNo(parent.0), name),
+            Notice::Attributes(node) => self.0.inval_inode(fuser::INodeNo(node.0), -1, 0),
+            Notice::Content(node) => self.0.inval_inode(fuser::INodeNo(node.0), 0, 0),
+        };
+        if let Err(error) = told {
+            // Nothing is mounted any more, or the kernel had nothing to drop.
+            tracing::debug!(%error, ?notice, "notice not taken");
+        }
+    }
+}
