@@ -82,7 +82,7 @@ impl Fs {
         let at = self.at(caller, node)?;
         let _writer = match request {
             FileAttr::GetFlags | FileAttr::GetExtended => None,
-            FileAttr::SetFlags(_) | FileAttr::SetExtended(_) => Some(at.writer()?),
+            FileAttr::SetFlags(_) | FileAttr::SetExtended(_) => Some(at.writer(caller)?),
         };
         let file = self.cached.nodes.open(&at, OFlags::RDONLY | OFlags::NONBLOCK)?;
         Ok(match request {

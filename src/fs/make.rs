@@ -58,7 +58,7 @@ impl Fs {
         }
         let at = self.at(caller, parent)?;
         let file_at = self.at(caller, node)?;
-        let _writer = at.writer()?;
+        let _writer = at.writer(caller)?;
         let (directory, file) = (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&file_at)?);
         linkat(&file, "", &directory, name, AtFlags::EMPTY_PATH)?;
         self.entry_below(&at, directory.as_fd(), name)
@@ -105,7 +105,7 @@ impl Fs {
     /// A node of a snapshot that may be changed.
     pub(super) fn writable(&self, caller: &Caller, node: NodeId) -> Result<(At, Writer)> {
         let at = self.at(caller, node)?;
-        let writer = at.writer()?;
+        let writer = at.writer(caller)?;
         Ok((at, writer))
     }
 

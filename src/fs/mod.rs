@@ -35,6 +35,8 @@ mod open;
 mod remove;
 mod slots;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod tree;
 pub mod types;

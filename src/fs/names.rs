@@ -9,7 +9,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, percent_encode_byte};
 use sha2::{Digest, Sha256};
 
 use crate::types::{Kind, Namespace, SnapshotKey};
@@ -24,8 +24,6 @@ const READABLE: usize = 150;
 const DIGEST_MARK: &str = "%~";
 /// Hexadecimal digits of a SHA-256.
 const DIGEST_DIGITS: usize = 64;
-/// What can't stand in a directory name, or would make a name mean two keys.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
 /// What a directory name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +39,22 @@ pub fn encode(key: &SnapshotKey) -> String {
     let escaped = match key.as_str() {
         "." => "%2E".to_owned(),
         ".." => "%2E%2E".to_owned(),
-        key => utf8_percent_encode(key, ESCAPED).to_string(),
+        key => escape(key),
     };
     if escaped.len() <= NAME_MAX { escaped } else { with_digest(key, &escaped) }
+}
+
+/// Escapes what can't stand in a directory name, or would make a name mean two keys. Not the crate's own
+/// encoding, which escapes everything that isn't ASCII too.
+fn escape(key: &str) -> String {
+    let mut escaped = String::with_capacity(key.len());
+    for char in key.chars() {
+        match char {
+            '\u{0}'..='\u{1f}' | '\u{7f}' | '/' | '%' => escaped.push_str(percent_encode_byte(char as u8)),
+            _ => escaped.push(char),
+        }
+    }
+    escaped
 }
 
 fn with_digest(key: &SnapshotKey, escaped: &str) -> String {

@@ -26,7 +26,7 @@ use super::slots::{At, Handles};
 use super::types::NodeId;
 use crate::sys::handle::{BoxedHandle, FileHandle};
 use crate::types::VolumeId;
-use crate::volume::{Pin, Writer};
+use crate::volume::Writer;
 
 const SHARDS: usize = 16;
 
@@ -47,7 +47,6 @@ pub struct Nodes {
 struct Orphan {
     file: Arc<OwnedFd>,
     _writer: Writer,
-    _pin: Pin,
 }
 
 #[derive(Debug)]
@@ -165,15 +164,14 @@ impl Nodes {
     }
 
     /// The node's last name is gone.
-    pub fn keep_orphan(&self, at: &At, node: NodeId, file: OwnedFd) -> Result<()> {
-        let key = (at.slot.volume, node.ino());
+    pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd) {
+        let key = (writer.pin().volume(), node.ino());
         let cached = self.shard(key).lock().pop(&key);
         drop(cached);
-        let orphan = Orphan { file: Arc::new(file), _writer: at.writer()?, _pin: at.pin.clone() };
+        let orphan = Orphan { file: Arc::new(file), _writer: writer.clone() };
         if self.orphans.lock().insert(node, orphan).is_none() {
             self.orphan_count.fetch_add(1, Relaxed);
         }
-        Ok(())
     }
 
     /// The kernel has forgotten every node.

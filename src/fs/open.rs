@@ -115,7 +115,7 @@ impl Fs {
     pub fn open(&self, caller: &Caller, node: NodeId, asked: Asked) -> Result<Opened> {
         creds::prepare_thread()?;
         let at = self.at(caller, node)?;
-        let writer = if asked.writes() || asked.truncates() { Some(at.writer()?) } else { None };
+        let writer = if asked.writes() || asked.truncates() { Some(at.writer(caller)?) } else { None };
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::slots::At;
 use super::types::{Caller, NodeId, Rename, check_component};
 use super::{Fs, Result};
+use crate::volume::Writer;
 
 impl Fs {
     /// `unlink`.
@@ -29,11 +30,11 @@ impl Fs {
 
     fn remove_name(&self, caller: &Caller, parent: NodeId, name: &OsStr, flags: AtFlags) -> Result<()> {
         check_component(name)?;
-        let (at, _writer) = self.writable(caller, parent)?;
+        let (at, writer) = self.writable(caller, parent)?;
         let directory = self.cached.nodes.descriptor(&at)?;
         let victim = Victim::open(directory.as_fd(), name)?;
         unlinkat(&directory, name, flags)?;
-        self.keep(&at, victim)
+        self.keep(&at, &writer, victim)
     }
 
     /// `rename`; between directories of snapshots it commits.
@@ -45,7 +46,7 @@ impl Fs {
             (None, None) if rename.parent.snapshot() == rename.new_parent.snapshot() => {}
             _ => return Err(Errno::XDEV.into()),
         }
-        let (at, _writer) = self.writable(caller, rename.parent)?;
+        let (at, writer) = self.writable(caller, rename.parent)?;
         let new_at = self.at(caller, rename.new_parent)?;
         let (from, to) = (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&new_at)?);
         let replaces = !rename.flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
@@ -55,13 +56,13 @@ impl Fs {
             Err(error) => return Err(error),
         };
         renameat_with(&from, &rename.name, &to, &rename.new_name, rename.flags)?;
-        victim.map_or(Ok(()), |victim| self.keep(&at, victim))
+        victim.map_or(Ok(()), |victim| self.keep(&at, &writer, victim))
     }
 
-    fn keep(&self, at: &At, victim: Victim) -> Result<()> {
+    fn keep(&self, at: &At, writer: &Writer, victim: Victim) -> Result<()> {
         let stat = fstat(&victim.0)?;
         if stat.st_nlink == 0 {
-            self.cached.nodes.keep_orphan(at, at.slot.node(stat.st_ino)?, victim.0)?;
+            self.cached.nodes.keep_orphan(writer, at.slot.node(stat.st_ino)?, victim.0);
         }
         Ok(())
     }

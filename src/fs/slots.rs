@@ -14,8 +14,8 @@ use rustix::fs::{Mode, OFlags, Stat, fstat, getxattr, openat};
 use rustix::io::Errno;
 
 use super::nodes::proc_path;
-use super::types::{Attr, NodeId};
-use super::Result;
+use super::types::{Attr, Caller, NodeId};
+use super::{Error, Result};
 use crate::snapshot::{self, Snapshots};
 use crate::types::{SnapshotId, VolumeId};
 use crate::volume::{Pin, Writer};
@@ -70,12 +70,15 @@ pub struct At {
 }
 
 impl At {
-    /// Registers a writer, or `EROFS`.
-    pub fn writer(&self) -> Result<Writer> {
+    /// Registers a writer, or `EROFS`. While a commit is being tried a caller who may wait does.
+    pub fn writer(&self, caller: &Caller) -> Result<Writer> {
         if self.slot.read_only.load(Relaxed) {
             return Err(Errno::ROFS.into());
         }
-        Ok(self.pin.writer()?)
+        if caller.may_wait {
+            return Ok(self.pin.writer()?);
+        }
+        self.pin.try_writer()?.ok_or(Error::WouldWait)
     }
 }
 

@@ -111,7 +111,7 @@ mod tests {
         let blocked = Arc::new(Mutex::new(blocked));
         for _ in 0..2 {
             let blocked = Arc::clone(&blocked);
-            pool.run(move || drop(blocked.lock().recv()));
+            pool.run(move || assert!(blocked.lock().recv().is_err()));
         }
         let (done, finished) = mpsc::channel();
         for job in 0..10 {

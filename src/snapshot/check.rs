@@ -1,6 +1,6 @@
 //! Check: does everything fit together?
 
-use super::recover::volumes_in;
+use super::recover::{as_if_none_were_lost, volumes_in};
 use super::{Result, Snapshots};
 
 impl Snapshots {
@@ -20,7 +20,8 @@ impl Snapshots {
 
     fn look(&self) -> Result<Vec<String>> {
         let mut lines = self.store.verify()?;
-        lines.extend(self.volumes.backend().check(&volumes_in(&self.store)?)?);
+        let known = as_if_none_were_lost(&volumes_in(&self.store)?);
+        lines.extend(self.volumes.backend().check(&known)?);
         lines.extend(self.reaper.failures());
         Ok(lines)
     }

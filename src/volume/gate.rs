@@ -64,14 +64,22 @@ impl Gate {
     /// Counts one more writer. False: the volume is read-only. Waits while a seal is undecided.
     pub(super) fn enter(&self) -> bool {
         loop {
-            let entered = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                (state & (SEALING | READ_ONLY) == 0).then_some(state + 1)
-            });
-            match entered {
-                Ok(_) => return true,
-                Err(state) if state & SEALING == 0 => return false,
-                Err(_) => self.wait_for_decision(),
+            match self.try_enter() {
+                Some(entered) => return entered,
+                None => self.wait_for_decision(),
             }
+        }
+    }
+
+    /// Counts one more writer. False: the volume is read-only. `None`: a seal is undecided.
+    pub(super) fn try_enter(&self) -> Option<bool> {
+        let entered = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            (state & (SEALING | READ_ONLY) == 0).then_some(state + 1)
+        });
+        match entered {
+            Ok(_) => Some(true),
+            Err(state) if state & SEALING == 0 => Some(false),
+            Err(_) => None,
         }
     }
 

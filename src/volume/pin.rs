@@ -84,6 +84,15 @@ impl Pin {
             Err(Error::ReadOnly(self.active.id))
         }
     }
+
+    /// Like [`Pin::writer`], but never waits: `None` while a seal is being tried.
+    pub fn try_writer(&self) -> Result<Option<Writer>> {
+        match self.active.gate.try_enter() {
+            Some(true) => Ok(Some(Writer { pin: self.clone() })),
+            Some(false) => Err(Error::ReadOnly(self.active.id)),
+            None => Ok(None),
+        }
+    }
 }
 
 impl AsFd for Pin {
