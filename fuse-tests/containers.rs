@@ -95,7 +95,7 @@ pub fn assert_nothing_kept(c: &Containerd, d: &Daemon) {
     assert_agree(c, d);
     let left = snapshots_on(&d.socket());
     assert!(left.is_empty(), "thinfs kept {left:?}");
-    eventually("everything removed is reclaimed", || d.json(&["status"])["pending_removals"] == 0);
+    eventually("everything removed is reclaimed", || d.json(&["status"])["pending"] == 0);
     d.cli(&["check"]).ok();
 }
 

@@ -36,6 +36,7 @@ type daemon struct {
 	root, mount, socket string
 	cmd                 *exec.Cmd
 	log                 *os.File
+	ended               chan error
 }
 
 func startDaemon(dir string) (*daemon, error) {
@@ -71,6 +72,8 @@ func startDaemon(dir string) (*daemon, error) {
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
+	d.ended = make(chan error, 1)
+	go func() { d.ended <- d.cmd.Wait() }()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
 		c, err := net.Dial("unix", d.socket)
@@ -80,10 +83,14 @@ func startDaemon(dir string) (*daemon, error) {
 		}
 		if time.Now().After(deadline) {
 			d.cmd.Process.Kill()
-			d.cmd.Wait()
+			<-d.ended
 			return nil, fmt.Errorf("the daemon's socket did not appear: %w\n%s", err, d.tail())
 		}
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case err := <-d.ended:
+			return nil, fmt.Errorf("thinfs serve ended at once: %v\n%s", err, d.tail())
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
@@ -101,7 +108,7 @@ func (d *daemon) stop() error {
 		return err
 	}
 	timer := time.AfterFunc(60*time.Second, func() { d.cmd.Process.Kill() })
-	err := d.cmd.Wait()
+	err := <-d.ended
 	timer.Stop()
 	d.log.Close()
 	if err != nil {

@@ -180,7 +180,7 @@ impl Containerd {
     /// Mounts a snapshot at a directory of our own, as containerd tells.
     #[track_caller]
     fn mounted(&self, snapshotter: &str, key: &str, remove: bool) -> Mounted<'_> {
-        let target = self.root.join("mounts").join(format!("{snapshotter}-{}", key.replace(['/', ' ', ':'], "-")));
+        let target = self.root.join("mounts").join(format!("{snapshotter}-{key}"));
         fs::create_dir_all(&target).expect("make a mount point");
         let command = self.ctr(["snapshots", "--snapshotter", snapshotter, "mounts", text(&target), key]).ok();
         super::sh(&command).ok();

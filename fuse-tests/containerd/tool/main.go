@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd"
@@ -70,7 +71,7 @@ func view(ctx context.Context, client *containerd.Client, snapshotter, name stri
 	if err != nil {
 		return err
 	}
-	key := "view of " + name
+	key := "view-of-" + strings.NewReplacer("/", "-", ":", "-").Replace(name) // ctr prints mounts unquoted
 	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
 	if _, err := client.SnapshotService(snapshotter).View(ctx, key, identity.ChainID(diffIDs).String(), root); err != nil {
 		return err
