@@ -108,7 +108,7 @@ fn a_snapshot_removed_before_a_kill_is_reaped_after_it() {
     d.kill();
     d.restart();
     d.cli(&["gc"]).ok();
-    eventually("no tombstone left", || d.json(&["status"])["pending_removals"] == 0);
+    eventually("no tombstone left", || d.json(&["status"])["pending"] == 0);
     d.cli(&["check"]).ok();
     d.finish();
 }

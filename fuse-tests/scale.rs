@@ -42,7 +42,7 @@ fn many_snapshots_list_without_activating_one_and_within_memory() {
     assert_eq!(output.trim().parse::<usize>().unwrap(), many() + 1, "and a line with the total");
     assert!(activated() <= before, "listing activated volumes");
     let started = Instant::now();
-    assert_eq!(d.json(&["ls"]).as_array().unwrap().len(), many() + 1);
+    assert_eq!(d.json_lines(&["ls"]).len(), many() + 1);
     eprintln!("thinfs ls --json in {:?}", started.elapsed());
     eprintln!("resident: {} MiB", d.resident() >> 20);
     assert!(d.resident() < 100 << 20, "resident: {} MiB", d.resident() >> 20);

@@ -123,13 +123,22 @@ impl Daemon {
         run(env!("CARGO_BIN_EXE_thinfs"), all)
     }
 
-    /// Runs a client command with `--json` and parses what it prints.
+    /// Runs a client command with `--json` and parses each line that it prints.
     #[track_caller]
-    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+    pub fn json_lines(&self, args: &[&str]) -> Vec<serde_json::Value> {
         let mut all = vec!["--json"];
         all.extend(args);
         let text = self.cli(&all).ok();
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?} printed no JSON ({e}): {text}"))
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{args:?} printed no JSON ({e}): {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    /// The one object that a client command prints with `--json`.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let mut lines = self.json_lines(args);
+        assert_eq!(lines.len(), 1, "{args:?} prints one object");
+        lines.remove(0)
     }
 
     /// Resident memory of the daemon, in bytes.

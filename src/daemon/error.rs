@@ -1,6 +1,5 @@
 //! Why the daemon didn't start, or ended by itself.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,14 +32,6 @@ pub enum Error {
         path: PathBuf,
         /// Its owner.
         uid: u32,
-    },
-    /// The root is used for something else.
-    #[error("the root {} holds {holds:?} and was never used by thinfs", path.display())]
-    RootNotEmpty {
-        /// The root.
-        path: PathBuf,
-        /// One of the things in it.
-        holds: OsString,
     },
     /// The mount point isn't a directory.
     #[error("the mount point {} is not a directory", .0.display())]
@@ -141,9 +132,7 @@ impl Error {
             Self::NotRoot => Some("run `sudo thinfs serve`"),
             Self::NoFuse => Some("load it with `modprobe fuse`; a container needs `--device /dev/fuse`"),
             Self::Locked { .. } => Some("stop that one, or choose another --root"),
-            Self::RootNotDirectory(_) | Self::RootNotOurs { .. } | Self::RootNotEmpty { .. } => {
-                Some("choose a directory of its own with --root")
-            }
+            Self::RootNotDirectory(_) | Self::RootNotOurs { .. } => Some("choose a directory of its own with --root"),
             Self::MountNotDirectory(_) | Self::MountNotEmpty(_) => Some("choose an empty directory with --mount"),
             Self::OtherBackend { .. } => Some("leave --backend out, or choose another --root"),
             Self::NoThin(_) => Some("use `--backend native`, which needs no device-mapper, with a fresh --root"),

@@ -35,8 +35,11 @@ impl Root {
     /// Makes the directory if need be, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Self> {
         make(path)?;
+        let shared = holds_other_things(path)?;
         let lock = take_lock(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o711)).map_err(failed("set the mode of", path))?;
+        if !shared {
+            fs::set_permissions(path, Permissions::from_mode(0o711)).map_err(failed("set the mode of", path))?;
+        }
         Ok(Self { path: path.to_owned(), lock })
     }
 
@@ -100,7 +103,7 @@ fn make(path: &Path) -> Result<()> {
         Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => {
             Err(Error::RootNotOurs { path: path.to_owned(), uid: metadata.uid() })
         }
-        Ok(_) => refuse_strange(path),
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(failed("make", path))
         }
@@ -108,18 +111,18 @@ fn make(path: &Path) -> Result<()> {
     }
 }
 
-/// A directory that others use for something else isn't taken over: its mode would change.
-fn refuse_strange(path: &Path) -> Result<()> {
+/// Whether somebody uses the directory for something else too: then its mode is theirs to choose.
+fn holds_other_things(path: &Path) -> Result<bool> {
     if path.join(LOCK).exists() {
-        return Ok(());
+        return Ok(false);
     }
     for entry in fs::read_dir(path).map_err(failed("read", path))? {
         let name = entry.map_err(failed("read", path))?.file_name();
         if !HARMLESS.iter().any(|harmless| name == *harmless) {
-            return Err(Error::RootNotEmpty { path: path.to_owned(), holds: name });
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn take_lock(root: &Path) -> Result<File> {
@@ -173,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_other_things_in_it_is_not_taken_over() {
+    fn a_directory_with_other_things_in_it_keeps_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         let before = mode(dir.path());
-        let refused = Root::lock(dir.path()).unwrap_err();
-        assert!(matches!(&refused, Error::RootNotEmpty { holds, .. } if holds == "thesis.tex"), "{refused}");
+        let root = Root::lock(dir.path()).unwrap();
         assert_eq!(mode(dir.path()), before);
+        assert_eq!(mode(&root.private("meta").unwrap()), 0o700);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use super::columns::{Children, Column, Digests, Ids, Kinds, Snapshots, System, V
 use super::rows::handle;
 use crate::types::{Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
-/// Collects changes for [`Store::write`](super::Store::write). Each method changes a record together
-/// with all its index rows; later changes win over earlier ones.
+/// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
+/// together with all its index rows; later changes win over earlier ones.
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<Row>,
@@ -31,12 +31,22 @@ impl Batch {
             self.put(Column::Children, Children::row_key(ns, parent, key), []);
         }
         if Digests::needed(key) {
-            self.put(Column::Digests, Digests::row_key(ns, &Digests::of(key)), Digests::encode(key));
+            self.put(
+                Column::Digests,
+                Digests::row_key(ns, &Digests::of(key)),
+                Digests::encode(key),
+            );
         }
     }
 
     /// Replaces the record of a snapshot, whatever differs.
-    pub fn update_snapshot(&mut self, ns: &Namespace, key: &SnapshotKey, old: &Snapshot, new: &Snapshot) {
+    pub fn update_snapshot(
+        &mut self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        old: &Snapshot,
+        new: &Snapshot,
+    ) {
         self.remove_snapshot(ns, key, old);
         self.insert_snapshot(ns, key, new);
     }
@@ -70,7 +80,12 @@ impl Batch {
     }
 
     /// Any row of any column.
-    pub(super) fn put(&mut self, column: Column, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+    pub(super) fn put(
+        &mut self,
+        column: Column,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Vec<u8>>,
+    ) {
         self.rows.push(Row { column, key: key.into(), value: Some(value.into()) });
     }
 

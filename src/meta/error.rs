@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 pub use super::columns::Malformed;
 
-/// The store's error. The message says what was being done to which object; the cause is the source.
+/// The store's error. The message says what was being done to which object; the cause is the
+/// source.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Somebody else has the store open.
-    #[error("another thinfs daemon{} uses the metadata store {}", owner.map(|pid| format!(" (process {pid})")).unwrap_or_default(), dir.display())]
+    #[error("another thinfs daemon{} uses the metadata store {}", process(owner), dir.display())]
     InUse {
         /// The store's directory.
         dir: PathBuf,
@@ -17,7 +18,11 @@ pub enum Error {
         owner: Option<u32>,
     },
     /// A later thinfs wrote this store. Nothing has been changed.
-    #[error("the metadata store {} has schema {found}, this thinfs knows up to {known}: use a newer thinfs", dir.display())]
+    #[error(
+        "the metadata store {} has schema {found}, this thinfs knows up to {known}: \
+         use a newer thinfs",
+        dir.display()
+    )]
     NewerSchema {
         /// The store's directory.
         dir: PathBuf,
@@ -60,14 +65,19 @@ pub enum Error {
         /// RocksDB's reason.
         source: rocksdb::Error,
     },
-    /// A batch could not be brought to stable storage. Whether the next start will find it is unknown.
-    #[error("writing to the metadata store failed; it accepts no more changes until thinfs is restarted")]
+    /// A batch could not be brought to stable storage. Whether the next start will find it is
+    /// unknown.
+    #[error(
+        "writing to the metadata store failed; it accepts no more changes until thinfs is restarted"
+    )]
     Write {
         /// RocksDB's reason.
         source: rocksdb::Error,
     },
     /// An earlier write failed; this one was not tried.
-    #[error("the metadata store accepts no changes since a write failed: restart thinfs ({reason})")]
+    #[error(
+        "the metadata store accepts no changes since a write failed: restart thinfs ({reason})"
+    )]
     Poisoned {
         /// The earlier failure.
         reason: String,
@@ -86,11 +96,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a batch that failed with this error may yet be found by the next start. If so, nothing
-    /// that the batch names may be destroyed; the next start compares store and backend and decides.
+    /// Whether a batch that failed with this error may yet be found by the next start. If so,
+    /// nothing that the batch names may be destroyed; the next start compares store and backend and
+    /// decides.
     pub fn may_have_been_written(&self) -> bool {
         matches!(self, Error::Write { .. })
     }
+}
+
+fn process(owner: &Option<u32>) -> String {
+    owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
 /// The store's result.

@@ -1,8 +1,8 @@
 //! Schema versions and the steps between them.
 //!
-//! A step writes one synced batch that also holds the new version, so a crash leaves the store either
-//! before the step or after it. A column family that a step needs is made, empty, when the store is
-//! opened.
+//! A step writes one synced batch that also holds the new version, so a crash leaves the store
+//! either before the step or after it. A column family that a step needs is made, empty, when the
+//! store is opened.
 
 use rocksdb::{DB, WriteOptions};
 
@@ -22,7 +22,8 @@ pub(super) struct Migration {
 }
 
 /// All steps, in order. A store without a version is at 0.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration { to: 1, what: "the first schema", run: first }];
+pub(super) const MIGRATIONS: &[Migration] =
+    &[Migration { to: 1, what: "the first schema", run: first }];
 
 /// The version that the last step leads to.
 pub(super) fn newest(migrations: &[Migration]) -> u32 {
@@ -32,8 +33,11 @@ pub(super) fn newest(migrations: &[Migration]) -> u32 {
 /// Takes the store from version `found` to the newest.
 pub(super) fn run(db: &DB, found: u32, migrations: &[Migration]) -> Result<()> {
     for migration in migrations.iter().filter(|migration| migration.to > found) {
-        let failed =
-            |source| Error::Migration { to: migration.to, what: migration.what, source: Box::new(source) };
+        let failed = |source| Error::Migration {
+            to: migration.to,
+            what: migration.what,
+            source: Box::new(source),
+        };
         step(db, migration).map_err(failed)?;
         tracing::info!(schema = migration.to, "metadata store migrated: {}", migration.what);
     }

@@ -1,6 +1,8 @@
-//! The metadata store: which snapshots exist, and which volumes. The only module that names RocksDB.
+//! The metadata store: which snapshots exist, and which volumes. The only module that names
+//! RocksDB.
 //!
-//! It knows no device, no directory and no rule: what may be changed is for [`crate::snapshot`] to say.
+//! It knows no device, no directory and no rule: what may be changed is for [`crate::snapshot`] to
+//! say.
 //!
 //! # Schema
 //!
@@ -24,20 +26,20 @@
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
-//! their own. No key and no namespace holds a NUL. A record and its index rows change in one batch only
-//! ([`Batch`]), so they can't disagree; [`Store::verify`] checks that they don't.
+//! their own. No key and no namespace holds a NUL. A record and its index rows change in one batch
+//! only ([`Batch`]), so they can't disagree; [`Store::verify`] checks that they don't.
 //!
 //! # What is assumed of disk and fsync
 //!
-//! fdatasync that returned success made the log's bytes durable; one that failed may have made any part
-//! of them durable or none, and a second try proves nothing. So the store is fail-stop: after a failed
-//! write it refuses all others until it is opened anew ([`Store::write`]). A log torn by a power cut is
-//! replayed up to the last whole record.
+//! fdatasync that returned success made the log's bytes durable; one that failed may have made any
+//! part of them durable or none, and a second try proves nothing. So the store is fail-stop: after
+//! a failed write it refuses all others until it is opened anew ([`Store::write`]). A log torn by a
+//! power cut is replayed up to the last whole record.
 //!
 //! # Versions
 //!
-//! `migrations.rs` holds the list of steps from schema to schema. Opening a store of a newer schema is an
-//! error that changes nothing.
+//! `migrations.rs` holds the list of steps from schema to schema. Opening a store of a newer schema
+//! is an error that changes nothing.
 
 mod batch;
 mod columns;
@@ -64,8 +66,8 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use rocksdb::DB;
 
-/// The store. Cheap to share behind an `Arc`; every method may be called from any thread. Closed when
-/// dropped.
+/// The store. Cheap to share behind an `Arc`; every method may be called from any thread. Closed
+/// when dropped.
 #[derive(Debug)]
 pub struct Store {
     db: DB,

@@ -45,7 +45,8 @@ pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, File)> {
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
-    let failed = |source| Error::Io { what: format!("making the directory {}", dir.display()), source };
+    let failed =
+        |source| Error::Io { what: format!("making the directory {}", dir.display()), source };
     if dir.is_dir() {
         return Ok(());
     }
@@ -83,13 +84,13 @@ fn owner(file: &mut File) -> io::Result<Option<u32>> {
 }
 
 fn sign(dir: &Path, lock: &mut File) -> Result<()> {
-    lock.set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()))
-        .map_err(|source| Error::Io { what: format!("writing {}", dir.join(LOCK_FILE).display()), source })
+    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(|source| {
+        Error::Io { what: format!("writing {}", dir.join(LOCK_FILE).display()), source }
+    })
 }
 
-/// The schema version of the store in `dir`; `None` where there is no store yet, or none that got as
-/// far as its first migration. RocksDB is opened read-only: no file of the store changes.
+/// The schema version of the store in `dir`; `None` where there is no store yet, or none that got
+/// as far as its first migration. RocksDB is opened read-only: no file of the store changes.
 fn schema_of(dir: &Path) -> Result<Option<u32>> {
     if !dir.join("CURRENT").exists() {
         return Ok(None);
@@ -100,7 +101,8 @@ fn schema_of(dir: &Path) -> Result<Option<u32>> {
     if !columns.iter().any(|name| name == Column::System.name()) {
         return Ok(None);
     }
-    let db = DB::open_cf_for_read_only(&options, dir, [Column::System.name()], false).map_err(failed)?;
+    let db =
+        DB::open_cf_for_read_only(&options, dir, [Column::System.name()], false).map_err(failed)?;
     super::rows::get(&db, Column::System, System::SCHEMA, || "the schema version".into())?
         .map(|record| {
             System::decode_schema(&record)
@@ -112,11 +114,13 @@ fn schema_of(dir: &Path) -> Result<Option<u32>> {
 fn open_for_writing(dir: &Path) -> Result<DB> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE)
         .map_err(|source| Error::Open { dir: dir.to_owned(), source })?;
-    let columns =
-        Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(&cache)));
-    DB::open_cf_descriptors(&store_options(), dir, columns).map_err(|source| match names_the_lock(&source) {
-        true => Error::InUse { dir: dir.to_owned(), owner: None },
-        false => Error::Open { dir: dir.to_owned(), source },
+    let columns = Column::ALL
+        .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(&cache)));
+    DB::open_cf_descriptors(&store_options(), dir, columns).map_err(|source| {
+        match names_the_lock(&source) {
+            true => Error::InUse { dir: dir.to_owned(), owner: None },
+            false => Error::Open { dir: dir.to_owned(), source },
+        }
     })
 }
 
@@ -125,8 +129,9 @@ fn names_the_lock(error: &rocksdb::Error) -> bool {
     error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("/LOCK:")
 }
 
-/// Small: some ten thousand snapshots fit into a few megabytes. Of the log, the longest sound beginning
-/// is replayed (RocksDB's default); every batch is synced, so an acknowledged one lies within it.
+/// Small: some ten thousand snapshots fit into a few megabytes. Of the log, the longest sound
+/// beginning is replayed (RocksDB's default); every batch is synced, so an acknowledged one lies
+/// within it.
 fn store_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::columns::{Children, Column, Digests, Ids, Kinds, Malformed, Snapshots, System, Volumes};
+use super::columns::{
+    Children, Column, Digests, Ids, Kinds, Malformed, Snapshots, System, Volumes,
+};
 use super::error::{Error, Result};
 use super::rows::{Moment, get};
 use super::{Store, rows};
@@ -21,10 +23,14 @@ impl Store {
     }
 
     /// The snapshot with this id, in whatever namespace.
-    pub fn snapshot_by_id(&self, id: SnapshotId) -> Result<Option<(Namespace, SnapshotKey, Snapshot)>> {
+    pub fn snapshot_by_id(
+        &self,
+        id: SnapshotId,
+    ) -> Result<Option<(Namespace, SnapshotKey, Snapshot)>> {
         let moment = self.moment();
         let Some(row) = moment.get(Column::Ids, &Ids::row_key(id))? else { return Ok(None) };
-        let (ns, key) = Ids::decode(&row).map_err(|e| corrupt(format!("the index row of snapshot id {id}"), e))?;
+        let (ns, key) = Ids::decode(&row)
+            .map_err(|e| corrupt(format!("the index row of snapshot id {id}"), e))?;
         let snapshot = snapshot_at(&moment, &ns, &key)?;
         Ok(snapshot.map(|snapshot| (ns, key, snapshot)))
     }
@@ -44,8 +50,8 @@ impl Store {
         children_at(&self.moment(), ns, key)
     }
 
-    /// Up to `limit` snapshots of one kind with keys greater than `after`, in key order (a range scan of
-    /// the kind index).
+    /// Up to `limit` snapshots of one kind with keys greater than `after`, in key order (a range
+    /// scan of the kind index).
     pub fn page(
         &self,
         ns: &Namespace,
@@ -62,38 +68,63 @@ impl Store {
             Some(after) => successor(Kinds::row_key(ns, kind, after)),
             None => prefix.clone(),
         };
-        self.moment().scan(Column::Kinds, &start, Some(&rows::end_of(&prefix)), &mut |row_key, value| {
-            let (_, _, key) = Kinds::decode_row_key(row_key).map_err(|e| corrupt(kind_row(ns, kind), e))?;
-            let id = Kinds::decode(value).map_err(|e| corrupt(kind_row(ns, kind), e))?;
-            page.push((key, id));
-            Ok(if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-        })?;
+        self.moment().scan(
+            Column::Kinds,
+            &start,
+            Some(&rows::end_of(&prefix)),
+            &mut |row_key, value| {
+                let (_, _, key) =
+                    Kinds::decode_row_key(row_key).map_err(|e| corrupt(kind_row(ns, kind), e))?;
+                let id = Kinds::decode(value).map_err(|e| corrupt(kind_row(ns, kind), e))?;
+                page.push((key, id));
+                Ok(if page.len() < limit {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
+            },
+        )?;
         Ok(page)
     }
 
-    /// Calls `visit` for each snapshot of the namespace as of one moment, in key order, until it breaks;
-    /// no lock is held meanwhile.
+    /// Calls `visit` for each snapshot of the namespace as of one moment, in key order, until it
+    /// breaks; no lock is held meanwhile.
     pub fn for_each_snapshot(&self, ns: &Namespace, visit: VisitSnapshot<'_>) -> Result<()> {
-        self.moment().scan_prefix(Column::Snapshots, &Snapshots::prefix(ns), &mut |row_key, record| {
-            let (_, key) = Snapshots::decode_row_key(row_key)
-                .map_err(|e| corrupt(format!("a snapshot's row in namespace {ns}"), e))?;
-            let snapshot = Snapshots::decode(record)
-                .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
-            Ok(visit(key, snapshot))
-        })
+        self.moment().scan_prefix(
+            Column::Snapshots,
+            &Snapshots::prefix(ns),
+            &mut |row_key, record| {
+                let (_, key) = Snapshots::decode_row_key(row_key)
+                    .map_err(|e| corrupt(format!("a snapshot's row in namespace {ns}"), e))?;
+                let snapshot = Snapshots::decode(record)
+                    .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
+                Ok(visit(key, snapshot))
+            },
+        )
     }
 
     /// Like [`Store::for_each_snapshot`], of one kind only: reads no record of another kind.
-    pub fn for_each_of_kind(&self, ns: &Namespace, kind: Kind, visit: VisitSnapshot<'_>) -> Result<()> {
+    pub fn for_each_of_kind(
+        &self,
+        ns: &Namespace,
+        kind: Kind,
+        visit: VisitSnapshot<'_>,
+    ) -> Result<()> {
         let moment = self.moment();
         moment.scan_prefix(Column::Kinds, &Kinds::prefix(ns, kind), &mut |row_key, _| {
-            let (_, _, key) = Kinds::decode_row_key(row_key).map_err(|e| corrupt(kind_row(ns, kind), e))?;
+            let (_, _, key) =
+                Kinds::decode_row_key(row_key).map_err(|e| corrupt(kind_row(ns, kind), e))?;
             visit_key(&moment, ns, key, visit)
         })
     }
 
     /// Like [`Store::for_each_snapshot`], of the children of one parent only.
-    pub fn for_each_child(&self, ns: &Namespace, parent: &SnapshotKey, visit: VisitSnapshot<'_>) -> Result<()> {
+    pub fn for_each_child(
+        &self,
+        ns: &Namespace,
+        parent: &SnapshotKey,
+        visit: VisitSnapshot<'_>,
+    ) -> Result<()> {
         let moment = self.moment();
         for child in children_at(&moment, ns, parent)? {
             if visit_key(&moment, ns, child, visit)?.is_break() {
@@ -130,11 +161,12 @@ impl Store {
             .transpose()
     }
 
-    /// Calls `visit` for each volume (live, lost or tombstone) as of one moment, in order of ids, until it
-    /// breaks.
+    /// Calls `visit` for each volume (live, lost or tombstone) as of one moment, in order of ids,
+    /// until it breaks.
     pub fn for_each_volume(&self, visit: &mut dyn FnMut(Volume) -> ControlFlow<()>) -> Result<()> {
         self.moment().scan(Column::Volumes, b"", None, &mut |row_key, record| {
-            let id = Volumes::decode_row_key(row_key).map_err(|e| corrupt("a volume's row".to_owned(), e))?;
+            let id = Volumes::decode_row_key(row_key)
+                .map_err(|e| corrupt("a volume's row".to_owned(), e))?;
             let volume = Volumes::decode(id, record)
                 .map_err(|e| corrupt(format!("the record of volume {id}"), e))?;
             Ok(visit(volume))
@@ -176,20 +208,30 @@ fn successor(mut row_key: Vec<u8>) -> Vec<u8> {
     row_key
 }
 
-pub(super) fn snapshot_at(moment: &Moment<'_>, ns: &Namespace, key: &SnapshotKey) -> Result<Option<Snapshot>> {
+pub(super) fn snapshot_at(
+    moment: &Moment<'_>,
+    ns: &Namespace,
+    key: &SnapshotKey,
+) -> Result<Option<Snapshot>> {
     moment
         .get(Column::Snapshots, &Snapshots::row_key(ns, key))?
         .map(|record| {
-            Snapshots::decode(&record).map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))
+            Snapshots::decode(&record)
+                .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))
         })
         .transpose()
 }
 
-fn children_at(moment: &Moment<'_>, ns: &Namespace, parent: &SnapshotKey) -> Result<Vec<SnapshotKey>> {
+fn children_at(
+    moment: &Moment<'_>,
+    ns: &Namespace,
+    parent: &SnapshotKey,
+) -> Result<Vec<SnapshotKey>> {
     let mut children = Vec::new();
     moment.scan_prefix(Column::Children, &Children::prefix(ns, parent), &mut |row_key, _| {
-        let (_, _, child) = Children::decode_row_key(row_key)
-            .map_err(|e| corrupt(format!("an index row of the children of snapshot {ns}/{parent}"), e))?;
+        let (_, _, child) = Children::decode_row_key(row_key).map_err(|e| {
+            corrupt(format!("an index row of the children of snapshot {ns}/{parent}"), e)
+        })?;
         children.push(child);
         Ok(ControlFlow::Continue(()))
     })?;

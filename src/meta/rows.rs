@@ -7,13 +7,21 @@ use rocksdb::{ColumnFamily, DB, ReadOptions};
 use super::columns::Column;
 use super::error::{Error, Result};
 
+/// What a scan calls with each row's key and value.
+pub(super) type VisitRow<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>;
+
 /// The open column family.
 pub(super) fn handle(db: &DB, column: Column) -> &ColumnFamily {
     db.cf_handle(column.name()).expect("the store is opened with every column family")
 }
 
 /// Reads one row as of now.
-pub(super) fn get(db: &DB, column: Column, key: &[u8], what: impl FnOnce() -> String) -> Result<Option<Vec<u8>>> {
+pub(super) fn get(
+    db: &DB,
+    column: Column,
+    key: &[u8],
+    what: impl FnOnce() -> String,
+) -> Result<Option<Vec<u8>>> {
     db.get_cf(handle(db, column), key).map_err(|source| Error::Read { what: what(), source })
 }
 
@@ -35,13 +43,14 @@ impl<'a> Moment<'a> {
             .map_err(|source| Error::Read { what: format!("column {}", column.name()), source })
     }
 
-    /// Calls `visit` with each row from `start` up to, not including, `end`, in order, until it breaks.
+    /// Calls `visit` with each row from `start` up to, not including, `end`, in order, until it
+    /// breaks.
     pub(super) fn scan(
         &self,
         column: Column,
         start: &[u8],
         end: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+        visit: VisitRow<'_>,
     ) -> Result<()> {
         let mut options = ReadOptions::default();
         if let Some(end) = end {
@@ -55,7 +64,8 @@ impl<'a> Moment<'a> {
             }
             rows.next();
         }
-        rows.status().map_err(|source| Error::Read { what: format!("column {}", column.name()), source })
+        rows.status()
+            .map_err(|source| Error::Read { what: format!("column {}", column.name()), source })
     }
 
     /// [`Moment::scan`] over the rows that start with `prefix`, which ends in NUL.
@@ -63,7 +73,7 @@ impl<'a> Moment<'a> {
         &self,
         column: Column,
         prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+        visit: VisitRow<'_>,
     ) -> Result<()> {
         self.scan(column, prefix, Some(&end_of(prefix)), visit)
     }

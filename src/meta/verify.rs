@@ -1,4 +1,5 @@
-//! The store's invariants, checked as of one moment: for `thinfs check`, and after each stress test.
+//! The store's invariants, checked as of one moment: for `thinfs check`, and after each stress
+//! test.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -13,15 +14,20 @@ use crate::types::{Kind, Namespace, Snapshot, SnapshotKey, Volume, VolumeId, Vol
 impl Store {
     /// Checks every row against every other; one line for each disagreement, none if all is sound.
     ///
-    /// - each snapshot has its rows in `ids`, `kinds`, `children` and `digests`, and no row there is
-    ///   without its snapshot;
+    /// - each snapshot has its rows in `ids`, `kinds`, `children` and `digests`, and no row there
+    ///   is without its snapshot;
     /// - a parent exists and is committed; a committed snapshot has its usage recorded;
     /// - ids are below the reserved end;
     /// - each snapshot's volume exists and is no tombstone: its own, or for a view its parent's;
     /// - each live or lost volume belongs to the snapshot with its id, each tombstone to none.
     pub fn verify(&self) -> Result<Vec<String>> {
         let moment = self.moment();
-        let mut check = Check { volumes: volumes(&moment)?, reserved_end: reserved_end(&moment)?, moment, found: Vec::new() };
+        let mut check = Check {
+            volumes: volumes(&moment)?,
+            reserved_end: reserved_end(&moment)?,
+            moment,
+            found: Vec::new(),
+        };
         check.snapshots()?;
         check.ids()?;
         check.kinds()?;
@@ -42,8 +48,10 @@ struct Check<'a> {
 fn volumes(moment: &Moment<'_>) -> Result<HashMap<VolumeId, Volume>> {
     let mut volumes = HashMap::new();
     moment.scan(Column::Volumes, b"", None, &mut |row_key, record| {
-        let id = Volumes::decode_row_key(row_key).map_err(|e| corrupt("a volume's row".to_owned(), e))?;
-        let volume = Volumes::decode(id, record).map_err(|e| corrupt(format!("the record of volume {id}"), e))?;
+        let id = Volumes::decode_row_key(row_key)
+            .map_err(|e| corrupt("a volume's row".to_owned(), e))?;
+        let volume = Volumes::decode(id, record)
+            .map_err(|e| corrupt(format!("the record of volume {id}"), e))?;
         volumes.insert(id, volume);
         Ok(ControlFlow::Continue(()))
     })?;
@@ -52,9 +60,8 @@ fn volumes(moment: &Moment<'_>) -> Result<HashMap<VolumeId, Volume>> {
 
 fn reserved_end(moment: &Moment<'_>) -> Result<u64> {
     match moment.get(Column::System, System::SNAPSHOT_IDS)? {
-        Some(record) => {
-            System::decode_snapshot_ids(&record).map_err(|e| corrupt("the snapshot id counter".to_owned(), e))
-        }
+        Some(record) => System::decode_snapshot_ids(&record)
+            .map_err(|e| corrupt("the snapshot id counter".to_owned(), e)),
         None => Ok(1),
     }
 }
@@ -62,7 +69,8 @@ fn reserved_end(moment: &Moment<'_>) -> Result<u64> {
 impl Check<'_> {
     fn snapshots(&mut self) -> Result<()> {
         self.each(Column::Snapshots, |check, row_key, record| {
-            let (ns, key) = Snapshots::decode_row_key(row_key).map_err(|e| corrupt("a snapshot's row".to_owned(), e))?;
+            let (ns, key) = Snapshots::decode_row_key(row_key)
+                .map_err(|e| corrupt("a snapshot's row".to_owned(), e))?;
             let snapshot = Snapshots::decode(record)
                 .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
             check.indexes_of(&ns, &key, &snapshot)?;
@@ -73,7 +81,9 @@ impl Check<'_> {
 
     fn indexes_of(&mut self, ns: &Namespace, key: &SnapshotKey, snapshot: &Snapshot) -> Result<()> {
         let id = snapshot.id;
-        if self.moment.get(Column::Ids, &Ids::row_key(id))?.as_deref() != Some(&Ids::encode(ns, key)[..]) {
+        if self.moment.get(Column::Ids, &Ids::row_key(id))?.as_deref()
+            != Some(&Ids::encode(ns, key)[..])
+        {
             self.say(format!("snapshot {ns}/{key}: id {id} leads elsewhere"));
         }
         if self.moment.get(Column::Kinds, &Kinds::row_key(ns, snapshot.kind, key))?.as_deref()
@@ -95,7 +105,10 @@ impl Check<'_> {
             self.say(format!("snapshot {ns}/{key}: id {id} was never reserved"));
         }
         if (snapshot.kind == Kind::Committed) != snapshot.usage.is_some() {
-            self.say(format!("snapshot {ns}/{key}: {} with usage {:?}", snapshot.kind, snapshot.usage));
+            self.say(format!(
+                "snapshot {ns}/{key}: {} with usage {:?}",
+                snapshot.kind, snapshot.usage
+            ));
         }
         Ok(())
     }
@@ -121,9 +134,14 @@ impl Check<'_> {
             self.say(format!("snapshot {ns}/{key}: volume {} isn't its own", snapshot.volume));
         }
         match self.volumes.get(&snapshot.volume).map(|volume| volume.state) {
-            None => self.say(format!("snapshot {ns}/{key}: volume {} has no record", snapshot.volume)),
+            None => {
+                self.say(format!("snapshot {ns}/{key}: volume {} has no record", snapshot.volume))
+            }
             Some(VolumeState::Tombstone) => {
-                self.say(format!("snapshot {ns}/{key}: volume {} is to be destroyed", snapshot.volume));
+                self.say(format!(
+                    "snapshot {ns}/{key}: volume {} is to be destroyed",
+                    snapshot.volume
+                ));
             }
             Some(VolumeState::Live | VolumeState::Lost) => {}
         }
@@ -132,11 +150,15 @@ impl Check<'_> {
 
     fn ids(&mut self) -> Result<()> {
         self.each(Column::Ids, |check, row_key, value| {
-            let id = Ids::decode_row_key(row_key).map_err(|e| corrupt("an index row of ids".to_owned(), e))?;
-            let (ns, key) = Ids::decode(value).map_err(|e| corrupt(format!("the index row of snapshot id {id}"), e))?;
+            let id = Ids::decode_row_key(row_key)
+                .map_err(|e| corrupt("an index row of ids".to_owned(), e))?;
+            let (ns, key) = Ids::decode(value)
+                .map_err(|e| corrupt(format!("the index row of snapshot id {id}"), e))?;
             match snapshot_at(&check.moment, &ns, &key)? {
                 Some(snapshot) if snapshot.id == id => {}
-                _ => check.say(format!("id {id} leads to {ns}/{key}, which has another id or is missing")),
+                _ => check.say(format!(
+                    "id {id} leads to {ns}/{key}, which has another id or is missing"
+                )),
             }
             Ok(())
         })
@@ -144,11 +166,13 @@ impl Check<'_> {
 
     fn kinds(&mut self) -> Result<()> {
         self.each(Column::Kinds, |check, row_key, _| {
-            let (ns, kind, key) =
-                Kinds::decode_row_key(row_key).map_err(|e| corrupt("an index row of kinds".to_owned(), e))?;
+            let (ns, kind, key) = Kinds::decode_row_key(row_key)
+                .map_err(|e| corrupt("an index row of kinds".to_owned(), e))?;
             match snapshot_at(&check.moment, &ns, &key)? {
                 Some(snapshot) if snapshot.kind == kind => {}
-                _ => check.say(format!("{ns}/{key} is listed as {kind}, but is of another kind or missing")),
+                _ => check.say(format!(
+                    "{ns}/{key} is listed as {kind}, but is of another kind or missing"
+                )),
             }
             Ok(())
         })
@@ -170,12 +194,16 @@ impl Check<'_> {
 
     fn digests(&mut self) -> Result<()> {
         self.each(Column::Digests, |check, row_key, value| {
-            let key = Digests::decode(value).map_err(|e| corrupt("a digest's row".to_owned(), e))?;
+            let key =
+                Digests::decode(value).map_err(|e| corrupt("a digest's row".to_owned(), e))?;
             let digest = Digests::of(&key);
-            let sound = row_key.strip_suffix(&digest).and_then(|rest| rest.strip_suffix(&[0])).is_some_and(|ns| {
-                let row = [ns, &[0], key.as_str().as_bytes()].concat();
-                matches!(check.moment.get(Column::Snapshots, &row), Ok(Some(_)))
-            });
+            let sound = row_key
+                .strip_suffix(&digest)
+                .and_then(|rest| rest.strip_suffix(&[0]))
+                .is_some_and(|ns| {
+                    let row = [ns, &[0], key.as_str().as_bytes()].concat();
+                    matches!(check.moment.get(Column::Snapshots, &row), Ok(Some(_)))
+                });
             if !sound {
                 check.say(format!("a digest leads to {key}, which is another key's or missing"));
             }
@@ -191,8 +219,12 @@ impl Check<'_> {
         for (id, state, origin) in volumes {
             let named = self.moment.get(Column::Ids, &id.0.to_be_bytes())?.is_some();
             match state {
-                VolumeState::Tombstone if named => self.say(format!("volume {id} is to be destroyed, but a snapshot has it")),
-                VolumeState::Live | VolumeState::Lost if !named => self.say(format!("volume {id} belongs to no snapshot")),
+                VolumeState::Tombstone if named => {
+                    self.say(format!("volume {id} is to be destroyed, but a snapshot has it"))
+                }
+                VolumeState::Live | VolumeState::Lost if !named => {
+                    self.say(format!("volume {id} belongs to no snapshot"))
+                }
                 VolumeState::Live | VolumeState::Lost | VolumeState::Tombstone => {}
             }
             let origin = origin.filter(|_| state == VolumeState::Live);
@@ -206,7 +238,11 @@ impl Check<'_> {
     }
 
     /// Calls `check` with each row of a column family.
-    fn each(&mut self, column: Column, mut check: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn each(
+        &mut self,
+        column: Column,
+        mut check: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut rows = Vec::new();
         self.moment.scan(column, b"", None, &mut |row_key, value| {
             rows.push((row_key.to_vec(), value.to_vec()));

@@ -43,8 +43,8 @@ impl IdRange {
 }
 
 impl Store {
-    /// Applies a batch. When it returns Ok the batch is on stable storage; concurrent callers share one
-    /// fdatasync of the log (RocksDB's group commit).
+    /// Applies a batch. When it returns Ok the batch is on stable storage; concurrent callers share
+    /// one fdatasync of the log (RocksDB's group commit).
     ///
     /// After a failure the store is poisoned: it can be read, but every later write is refused with
     /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
@@ -62,12 +62,20 @@ impl Store {
     }
 
     #[cfg(not(test))]
-    fn write_to_rocksdb(&self, batch: Batch, options: &WriteOptions) -> std::result::Result<(), rocksdb::Error> {
+    fn write_to_rocksdb(
+        &self,
+        batch: Batch,
+        options: &WriteOptions,
+    ) -> std::result::Result<(), rocksdb::Error> {
         self.db.write_opt(batch.into_rocksdb(&self.db), options)
     }
 
     #[cfg(test)]
-    fn write_to_rocksdb(&self, batch: Batch, options: &WriteOptions) -> std::result::Result<(), rocksdb::Error> {
+    fn write_to_rocksdb(
+        &self,
+        batch: Batch,
+        options: &WriteOptions,
+    ) -> std::result::Result<(), rocksdb::Error> {
         let fault = self.fault.lock().take();
         if fault != Some(WriteFault::Before) {
             self.db.write_opt(batch.into_rocksdb(&self.db), options)?;
@@ -89,8 +97,9 @@ impl Store {
         self.poison.get().cloned()
     }
 
-    /// Hands out the next snapshot id. Ranges of 1,024 are reserved durably ahead of use, so an id is never
-    /// given twice, whatever crashes; those left over of a range are skipped by the next process.
+    /// Hands out the next snapshot id. Ranges of 1,024 are reserved durably ahead of use, so an id
+    /// is never given twice, whatever crashes; those left over of a range are skipped by the next
+    /// process.
     pub fn next_snapshot_id(&self) -> Result<SnapshotId> {
         let mut ids = self.ids.lock();
         if ids.next == ids.end {

@@ -4,11 +4,11 @@ use super::recover::{as_if_none_were_lost, volumes_in};
 use super::{Result, Snapshots};
 
 impl Snapshots {
-    /// Disagreements within the store, between store and backend, and removed volumes that can't be destroyed;
-    /// a line each, none if all is sound. Changes nothing.
+    /// Disagreements within the store, between store and backend, and removed volumes that can't be
+    /// destroyed; a line each, none if all is sound. Changes nothing.
     ///
-    /// What is in the making while it looks can seem to disagree, so it looks twice where there is something
-    /// to say, and tells what both looks saw.
+    /// What is in the making while it looks can seem to disagree, so it looks twice where there is
+    /// something to say, and tells what both looks saw.
     pub fn check(&self) -> Result<Vec<String>> {
         let first = self.look()?;
         if first.is_empty() {

@@ -13,15 +13,17 @@ use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels}
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Snapshots {
-    /// Commits the active snapshot `key` as `name`. The key is free afterwards; id and volume stay, labels
-    /// are replaced, both times are now, and usage is recorded. `rebase`: the parent to record for a snapshot
-    /// that was prepared without one; its volume holds all of its content and stays as it is.
+    /// Commits the active snapshot `key` as `name`. The key is free afterwards; id and volume stay,
+    /// labels are replaced, both times are now, and usage is recorded. `rebase`: the parent to
+    /// record for a snapshot that was prepared without one; its volume holds all of its content and
+    /// stays as it is.
     ///
-    /// When it returns, the content is durable and can't be written any more. After a crash, either the
-    /// snapshot is committed, or still active and intact. A commit that was refused leaves it writable.
+    /// When it returns, the content is durable and can't be written any more. After a crash, either
+    /// the snapshot is committed, or still active and intact. A commit that was refused leaves it
+    /// writable.
     ///
-    /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't be changed,
-    /// the new parent is missing, isn't committed; files are still open for writing
+    /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't
+    /// be changed, the new parent is missing, isn't committed; files are still open for writing
     /// ([`Busy`](crate::volume::Error::Busy)).
     pub fn commit(
         &self,
@@ -41,8 +43,8 @@ impl Snapshots {
     /// 1. seal: no writer is left, all is flushed;
     /// 2. measure;
     /// 3. one batch: the key is gone, the name is there;
-    /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if it may have
-    ///    been, the seal stays, for a committed snapshot must not change.
+    /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if
+    ///    it may have been, the seal stays, for a committed snapshot must not change.
     fn commit_locked(
         &self,
         ns: &Namespace,
@@ -88,16 +90,23 @@ impl Snapshots {
         Ok(Info { namespace: ns.clone(), key: name.clone(), snapshot: committed })
     }
 
-    fn check_commit(&self, ns: &Namespace, name: &SnapshotKey, key: &SnapshotKey) -> Result<Snapshot> {
+    fn check_commit(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+    ) -> Result<Snapshot> {
         if self.store.snapshot(ns, name)?.is_some() {
             return Err(Error::AlreadyExists(name.to_string()));
         }
         let active = self.existing(ns, key)?;
         match active.kind {
             Kind::Active => Ok(active),
-            kind @ (Kind::View | Kind::Committed) => {
-                Err(Error::WrongKind { key: key.to_string(), kind, needs: "only an active one can be committed" })
-            }
+            kind @ (Kind::View | Kind::Committed) => Err(Error::WrongKind {
+                key: key.to_string(),
+                kind,
+                needs: "only an active one can be committed",
+            }),
         }
     }
 
@@ -112,7 +121,8 @@ impl Snapshots {
         let Some(rebase) = rebase else { return Ok(active.parent.clone()) };
         match &active.parent {
             Some(parent) if parent != rebase => Err(Error::InvalidArgument(format!(
-                "cannot change the parent of snapshot {:?} from {:?} to {:?}: only one prepared without a parent can be rebased",
+                "cannot change the parent of snapshot {:?} from {:?} to {:?}: \
+                 only one prepared without a parent can be rebased",
                 key.as_str(),
                 parent.as_str(),
                 rebase.as_str()
@@ -121,7 +131,9 @@ impl Snapshots {
             None => match self.committed_parent(ns, rebase) {
                 Ok(_) => Ok(Some(rebase.clone())),
                 // In a commit, the parent's kind is a matter of state, not of a wrong argument.
-                Err(error @ Error::ParentNotCommitted { .. }) => Err(Error::FailedPrecondition(error.to_string())),
+                Err(error @ Error::ParentNotCommitted { .. }) => {
+                    Err(Error::FailedPrecondition(error.to_string()))
+                }
                 Err(error) => Err(error),
             },
         }

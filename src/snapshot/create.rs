@@ -61,8 +61,8 @@ fn max_size(labels: &Labels) -> Result<Option<u64>> {
 }
 
 impl Snapshots {
-    /// Checks, in containerd's order, that the parent may be one and that the key is free. Gives the parent.
-    /// Both keys must be held.
+    /// Checks, in containerd's order, that the parent may be one and that the key is free. Gives
+    /// the parent. Both keys must be held.
     pub(super) fn check_new(&self, request: &Request<'_>) -> Result<Option<Snapshot>> {
         let parent = match request.parent {
             None => None,
@@ -75,23 +75,33 @@ impl Snapshots {
     }
 
     /// The parent, if it exists and is committed.
-    pub(super) fn committed_parent(&self, ns: &Namespace, parent: &SnapshotKey) -> Result<Snapshot> {
+    pub(super) fn committed_parent(
+        &self,
+        ns: &Namespace,
+        parent: &SnapshotKey,
+    ) -> Result<Snapshot> {
         match self.store.snapshot(ns, parent)? {
             None => Err(Error::ParentNotFound(parent.to_string())),
             Some(found) if found.kind == Kind::Committed => Ok(found),
-            Some(found) => Err(Error::ParentNotCommitted { parent: parent.to_string(), kind: found.kind }),
+            Some(found) => {
+                Err(Error::ParentNotCommitted { parent: parent.to_string(), kind: found.kind })
+            }
         }
     }
 
     /// Makes a snapshot with a volume of its own, empty or with `origin`'s content.
     ///
-    /// After a crash, either the snapshot is there with its volume, or neither: a volume without a record is
-    /// destroyed at the next start.
+    /// After a crash, either the snapshot is there with its volume, or neither: a volume without a
+    /// record is destroyed at the next start.
     ///
     /// 1. take an id that was never used;
     /// 2. make the volume, durably, under that id;
     /// 3. one batch names snapshot and volume.
-    pub(super) fn create_with_volume(&self, request: Request<'_>, origin: Option<&Volume>) -> Result<Info> {
+    pub(super) fn create_with_volume(
+        &self,
+        request: Request<'_>,
+        origin: Option<&Volume>,
+    ) -> Result<Info> {
         let id = self.store.next_snapshot_id()?;
         let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
         let info = request.into_info(id, volume.id);

@@ -54,7 +54,8 @@ pub enum Error {
     /// The volume layer or the backend failed.
     #[error(transparent)]
     Volume(#[from] volume::Error),
-    /// A new volume could not be recorded and could not be destroyed either; the next start destroys it.
+    /// A new volume could not be recorded and could not be destroyed either; the next start
+    /// destroys it.
     #[error("{cause}; then undoing it failed, too: {rollback}")]
     Rollback {
         /// Why the record failed.

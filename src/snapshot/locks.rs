@@ -1,11 +1,11 @@
 //! Who may change which key: one read-write lock a key, made when asked for and gone when unused.
 //!
-//! A call takes all the keys that it needs at once, in key order, so two calls can't wait for each other.
-//! Exclusive for keys that are changed, shared for a parent: any number of snapshots can be prepared on one
-//! parent at the same time, but the parent can't be removed meanwhile.
+//! A call takes all the keys that it needs at once, in key order, so two calls can't wait for each
+//! other. Exclusive for keys that are changed, shared for a parent: any number of snapshots can be
+//! prepared on one parent at the same time, but the parent can't be removed meanwhile.
 //!
-//! Order of locks: `Snapshots::gate` (shared) → keys → everything in `volume` and `meta`. The table's
-//! own mutex is held for a look-up only.
+//! Order of locks: `Snapshots::gate` (shared) → keys → everything in `volume` and `meta`. The
+//! table's own mutex is held for a look-up only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -103,7 +103,9 @@ fn acquire(lock: &Arc<RwLock<()>>, mode: Mode, deadline: Option<Instant>) -> Opt
         (Mode::Shared, None) => Some(Guard::Shared(lock.read_arc())),
         (Mode::Shared, Some(deadline)) => lock.try_read_arc_until(deadline).map(Guard::Shared),
         (Mode::Exclusive, None) => Some(Guard::Exclusive(lock.write_arc())),
-        (Mode::Exclusive, Some(deadline)) => lock.try_write_arc_until(deadline).map(Guard::Exclusive),
+        (Mode::Exclusive, Some(deadline)) => {
+            lock.try_write_arc_until(deadline).map(Guard::Exclusive)
+        }
     }
 }
 
@@ -139,7 +141,11 @@ mod tests {
         let first = locks.hold(&ns(), &[(&parent, Mode::Shared)]);
         assert!(locks.hold_within(&ns(), &[(&parent, Mode::Shared)], NOW).is_some());
         assert!(locks.hold_within(&ns(), &[(&parent, Mode::Exclusive)], NOW).is_none());
-        assert!(locks.hold_within(&Namespace::new("other").unwrap(), &[(&parent, Mode::Exclusive)], NOW).is_some());
+        assert!(
+            locks
+                .hold_within(&Namespace::new("other").unwrap(), &[(&parent, Mode::Exclusive)], NOW)
+                .is_some()
+        );
         drop(first);
         assert!(locks.hold_within(&ns(), &[(&parent, Mode::Exclusive)], NOW).is_some());
         assert!(locks.table.lock().is_empty());
@@ -149,7 +155,8 @@ mod tests {
     fn a_key_named_twice_is_held_once_in_the_stronger_mode() {
         let locks = Locks::default();
         let name = key("name");
-        let _held = locks.hold(&ns(), &[(&name, Mode::Shared), (&name, Mode::Exclusive), (&name, Mode::Shared)]);
+        let _held = locks
+            .hold(&ns(), &[(&name, Mode::Shared), (&name, Mode::Exclusive), (&name, Mode::Shared)]);
         assert!(locks.hold_within(&ns(), &[(&name, Mode::Shared)], NOW).is_none());
     }
 
@@ -164,7 +171,8 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..200 {
                         let at = |n: usize| &keys[(thread + round + n) % 3];
-                        let _held = locks.hold(&ns(), &[(at(0), Mode::Exclusive), (at(1), Mode::Exclusive)]);
+                        let _held = locks
+                            .hold(&ns(), &[(at(0), Mode::Exclusive), (at(1), Mode::Exclusive)]);
                         inside.fetch_add(1, Ordering::Relaxed);
                     }
                 });

@@ -1,12 +1,13 @@
 //! The rules of snapshots: prepare, view, commit, remove, stat, update, usage, walk.
 //!
-//! What containerd's snapshot service promises its callers is decided here, for every front door alike; see
-//! [`Snapshots`]. This module knows the store and the volumes, but no device, no FUSE and no gRPC.
+//! What containerd's snapshot service promises its callers is decided here, for every front door
+//! alike; see [`Snapshots`]. This module knows the store and the volumes, but no device, no FUSE
+//! and no gRPC.
 //!
 //! # States
 //!
-//! A key names a snapshot of one [`Kind`](crate::types::Kind), and the snapshot has a volume, with its own
-//! state ([`VolumeState`](crate::types::VolumeState)). Each edge is one synced batch:
+//! A key names a snapshot of one [`Kind`](crate::types::Kind), and the snapshot has a volume, with
+//! its own state ([`VolumeState`](crate::types::VolumeState)). Each edge is one synced batch:
 //!
 //! ```text
 //!              prepare                       commit (key → name)
@@ -18,18 +19,21 @@
 //! ```
 //!
 //! - `prepare` ([`prepare`](Snapshots::prepare)) makes the volume, then the batch names it.
-//! - `view` ([`view`](Snapshots::view)) of a parent shares its volume; without one it has an empty one.
-//! - `commit` ([`commit`](Snapshots::commit)) seals the volume, then the batch renames; id and volume stay.
+//! - `view` ([`view`](Snapshots::view)) of a parent shares its volume; without one it has an empty
+//!   one.
+//! - `commit` ([`commit`](Snapshots::commit)) seals the volume, then the batch renames; id and
+//!   volume stay.
 //! - `remove` ([`remove`](Snapshots::remove)) frees the key and turns the volume into a tombstone.
 //! - The reaper alone takes a tombstone away, after destroying what it names.
 //! - A start ([`start`](Snapshots::start)) alone marks volumes as lost, or as live again.
 //!
 //! # Crashes
 //!
-//! A volume is made before the batch that names it and destroyed after the batch that forgets it. So after
-//! a crash a volume without a name is garbage, destroyed at the next start, and a tombstone is work that the
-//! reaper takes up again. Whether a *failed* write reached the disk is unknown; the store then takes no more
-//! writes, and nothing that the batch named is undone: the next start finds out.
+//! A volume is made before the batch that names it and destroyed after the batch that forgets it.
+//! So after a crash a volume without a name is garbage, destroyed at the next start, and a
+//! tombstone is work that the reaper takes up again. Whether a *failed* write reached the disk is
+//! unknown; the store then takes no more writes, and nothing that the batch named is undone: the
+//! next start finds out.
 
 mod check;
 mod commit;
@@ -95,8 +99,8 @@ pub enum Change {
     Updated(Info),
 }
 
-/// Is told of every change: after its batch, by the thread that made it, outside every lock. Two changes by
-/// two threads may be told in another order than they were made in.
+/// Is told of every change: after its batch, by the thread that made it, outside every lock. Two
+/// changes by two threads may be told in another order than they were made in.
 pub trait Watcher: Send + Sync {
     /// A change has become durable.
     fn changed(&self, change: &Change);
@@ -113,8 +117,8 @@ pub struct Opened {
     pub read_only: bool,
 }
 
-/// The rules. Every method may be called from any thread; those that change something return when the change
-/// is durable.
+/// The rules. Every method may be called from any thread; those that change something return when
+/// the change is durable.
 pub struct Snapshots {
     store: Arc<Store>,
     volumes: Arc<Volumes>,
@@ -128,7 +132,10 @@ pub struct Snapshots {
 
 impl std::fmt::Debug for Snapshots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshots").field("store", &self.store).field("volumes", &self.volumes).finish_non_exhaustive()
+        f.debug_struct("Snapshots")
+            .field("store", &self.store)
+            .field("volumes", &self.volumes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,8 +155,8 @@ impl Snapshots {
         self.watchers.write().push(watcher);
     }
 
-    /// Refuses further changes, waits for those that run, and stops the reaper; what it hadn't destroyed yet
-    /// is destroyed after the next start. Reading goes on. Twice is fine.
+    /// Refuses further changes, waits for those that run, and stops the reaper; what it hadn't
+    /// destroyed yet is destroyed after the next start. Reading goes on. Twice is fine.
     pub fn close(&self) -> Result<()> {
         *self.gate.write() = true;
         self.reaper.stop();
@@ -178,7 +185,9 @@ impl Snapshots {
         use crate::types::VolumeState::{Live, Lost, Tombstone};
         match self.store.volume(id)? {
             Some(volume) if volume.state == Live => Ok(volume),
-            Some(Volume { state: Live | Lost | Tombstone, .. }) | None => Err(volume::Error::Missing(id).into()),
+            Some(Volume { state: Live | Lost | Tombstone, .. }) | None => {
+                Err(volume::Error::Missing(id).into())
+            }
         }
     }
 

@@ -7,10 +7,11 @@ use crate::types::{Kind, SnapshotId};
 use crate::volume::Access;
 
 impl Snapshots {
-    /// Activates the snapshot's volume if need be (for writing, for an active snapshot) and pins it.
+    /// Activates the snapshot's volume if need be (for writing, for an active snapshot) and pins
+    /// it.
     ///
-    /// Where the volume has to be activated, the key is held meanwhile, so that a commit can't happen between
-    /// the look at the record and an activation for writing.
+    /// Where the volume has to be activated, the key is held meanwhile, so that a commit can't
+    /// happen between the look at the record and an activation for writing.
     pub fn open(&self, id: SnapshotId) -> Result<Opened> {
         let info = self.existing_id(id)?;
         if let Some(pin) = self.volumes.pinned(info.snapshot.volume) {
@@ -23,7 +24,8 @@ impl Snapshots {
             return self.open(id); // committed meanwhile; that happens to a snapshot once
         }
         let volume = self.live_volume(now.snapshot.volume)?;
-        let access = if now.snapshot.kind == Kind::Active { Access::ReadWrite } else { Access::ReadOnly };
+        let access =
+            if now.snapshot.kind == Kind::Active { Access::ReadWrite } else { Access::ReadOnly };
         let pin = self.volumes.pin(&volume, access)?;
         Ok(opened(now, pin))
     }

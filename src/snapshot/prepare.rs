@@ -6,11 +6,11 @@ use super::{Change, Info, Result, Snapshots};
 use crate::types::{Kind, Labels, Namespace, SnapshotKey};
 
 impl Snapshots {
-    /// Makes an active snapshot, empty or on a committed parent. Label [`MAX_SIZE_LABEL`](super::MAX_SIZE_LABEL)
-    /// sets the volume's size.
+    /// Makes an active snapshot, empty or on a committed parent. Label
+    /// [`MAX_SIZE_LABEL`](super::MAX_SIZE_LABEL) sets the volume's size.
     ///
-    /// After a crash, either the snapshot is there or nothing is. Any number can be prepared at once, on one
-    /// parent too.
+    /// After a crash, either the snapshot is there or nothing is. Any number can be prepared at
+    /// once, on one parent too.
     ///
     /// Errors, in this order: the parent is missing, isn't committed, the key is taken.
     pub fn prepare(

@@ -17,7 +17,8 @@ impl Snapshots {
         Ok(found.map(|(namespace, key, snapshot)| Info { namespace, key, snapshot }))
     }
 
-    /// The snapshot with this key, if it may be mounted: a committed one is there to be a parent only.
+    /// The snapshot with this key, if it may be mounted: a committed one is there to be a parent
+    /// only.
     pub fn mounts(&self, ns: &Namespace, key: &SnapshotKey) -> Result<Info> {
         let info = self.stat(ns, key)?;
         match info.snapshot.kind {

@@ -1,8 +1,9 @@
 //! The reaper: destroys removed volumes in the background.
 //!
-//! It alone takes tombstones away. A few threads share one queue, for deactivating a device mostly waits. A
-//! volume with open files is tried again and again until they are closed; one that can't be destroyed is
-//! kept with the reason and tried again, ever less often. Neither holds up the others.
+//! It alone takes tombstones away. A few threads share one queue, for deactivating a device mostly
+//! waits. A volume with open files is tried again and again until they are closed; one that can't
+//! be destroyed is kept with the reason and tried again, ever less often. Neither holds up the
+//! others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::error::{Error, Result, with_causes};
 use super::Snapshots;
+use super::error::{Error, Result, with_causes};
 use crate::meta::{Batch, Store};
 use crate::types::{Volume, VolumeId};
 use crate::volume::Volumes;
@@ -82,18 +83,27 @@ enum Left {
 
 impl Reaper {
     /// Starts on these tombstones.
-    pub(super) fn start(store: Arc<Store>, volumes: Arc<Volumes>, tombstones: Vec<Volume>) -> Result<Self> {
-        let shared = Arc::new(Shared { store, volumes, queue: Mutex::default(), changed: Condvar::new() });
+    pub(super) fn start(
+        store: Arc<Store>,
+        volumes: Arc<Volumes>,
+        tombstones: Vec<Volume>,
+    ) -> Result<Self> {
+        let shared =
+            Arc::new(Shared { store, volumes, queue: Mutex::default(), changed: Condvar::new() });
         tombstones.into_iter().for_each(|volume| shared.queue.lock().push(volume));
         let reaper = Self { shared, threads: Mutex::default() };
         for number in 0..THREADS {
             let shared = reaper.shared.clone();
-            let thread = std::thread::Builder::new().name(format!("reaper-{number}")).spawn(move || shared.work());
+            let thread = std::thread::Builder::new()
+                .name(format!("reaper-{number}"))
+                .spawn(move || shared.work());
             match thread {
                 Ok(thread) => reaper.threads.lock().push(thread),
                 Err(error) => {
                     reaper.stop();
-                    return Err(Error::FailedPrecondition(format!("starting a reaper thread: {error}")));
+                    return Err(Error::FailedPrecondition(format!(
+                        "starting a reaper thread: {error}"
+                    )));
                 }
             }
         }
@@ -170,7 +180,8 @@ impl Shared {
         }
     }
 
-    /// After a crash anywhere here the tombstone is still there, and destroying what is gone is done.
+    /// After a crash anywhere here the tombstone is still there, and destroying what is gone is
+    /// done.
     ///
     /// 1. no new file is opened, and none is open;
     /// 2. destroy;
@@ -209,7 +220,8 @@ impl Queue {
             tracing::debug!(volume = %id, "volume destroyed");
             return;
         };
-        let tombstone = self.tombstones.get_mut(&id).expect("only a successful try takes a tombstone away");
+        let tombstone =
+            self.tombstones.get_mut(&id).expect("only a successful try takes a tombstone away");
         tombstone.running = false;
         tombstone.put_off(left);
         if tombstone.tried_at != Some(self.cleanups) {
@@ -222,7 +234,9 @@ impl Queue {
         self.cleanups += 1;
         let now = Instant::now();
         self.due.clear();
-        for (id, tombstone) in self.tombstones.iter_mut().filter(|(_, tombstone)| !tombstone.running) {
+        for (id, tombstone) in
+            self.tombstones.iter_mut().filter(|(_, tombstone)| !tombstone.running)
+        {
             tombstone.due = now;
             self.due.insert((now, *id));
         }
@@ -232,7 +246,9 @@ impl Queue {
     fn tried_since(&self, id: VolumeId, cleanup: u64) -> bool {
         match self.tombstones.get(&id) {
             None => true,
-            Some(tombstone) => !tombstone.running && tombstone.tried_at.is_some_and(|at| at >= cleanup),
+            Some(tombstone) => {
+                !tombstone.running && tombstone.tried_at.is_some_and(|at| at >= cleanup)
+            }
         }
     }
 
@@ -264,7 +280,8 @@ impl Tombstone {
         if self.left.as_ref() != Some(&left) {
             self.tries = 0;
             if let Left::Failed(reason) = &left {
-                tracing::warn!(volume = %self.volume.id, reason, "a removed volume could not be destroyed; will try again");
+                let volume = self.volume.id;
+                tracing::warn!(%volume, reason, "a removed volume wasn't destroyed; will try again");
             }
         }
         let (first, most) = if left == Left::FilesAreOpen { WAITING } else { FAILED };

@@ -42,7 +42,11 @@ impl Snapshots {
         let lost: HashSet<VolumeId> = reconciled.lost.into_iter().collect();
         record_lost(&store, &known, &lost)?;
 
-        let mut recovery = Recovery { reaped: reconciled.reaped, snapshots: count(&store)?, ..Recovery::default() };
+        let mut recovery = Recovery {
+            reaped: reconciled.reaped,
+            snapshots: count(&store)?,
+            ..Recovery::default()
+        };
         name_lost(&store, &known, &lost, &mut recovery)?;
         let tombstones: Vec<Volume> =
             known.into_iter().filter(|volume| volume.state == VolumeState::Tombstone).collect();
@@ -86,7 +90,9 @@ fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Res
         let state = match (volume.state, lost.contains(&volume.id)) {
             (VolumeState::Live, true) => VolumeState::Lost,
             (VolumeState::Lost, false) => VolumeState::Live,
-            (VolumeState::Live, false) | (VolumeState::Lost, true) | (VolumeState::Tombstone, _) => continue,
+            (VolumeState::Live, false)
+            | (VolumeState::Lost, true)
+            | (VolumeState::Tombstone, _) => continue,
         };
         batch.put_volume(&Volume { state, ..volume.clone() });
         changed = true;
@@ -98,7 +104,12 @@ fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Res
 }
 
 /// Finds the snapshot that each volume was made for.
-fn name_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>, recovery: &mut Recovery) -> Result<()> {
+fn name_lost(
+    store: &Store,
+    known: &[Volume],
+    lost: &HashSet<VolumeId>,
+    recovery: &mut Recovery,
+) -> Result<()> {
     for volume in known.iter().filter(|volume| volume.state != VolumeState::Tombstone) {
         recovery.volumes += 1;
         match store.snapshot_by_id(SnapshotId(volume.id.0))? {
@@ -107,7 +118,8 @@ fn name_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>, recovery
                 recovery.unnamed.push(volume.id);
             }
             Some((ns, key, _)) if lost.contains(&volume.id) => {
-                tracing::error!(%ns, %key, volume = %volume.id, "the backend doesn't have this snapshot's volume");
+                let volume = volume.id;
+                tracing::error!(%ns, %key, %volume, "the backend doesn't have this volume");
                 recovery.lost.push(format!("{ns}/{key}"));
             }
             Some(_) => {}

@@ -7,7 +7,8 @@ use super::{Change, Info, Result, Snapshots};
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
-/// What [`Snapshots::update`] is to do with the labels. An empty value means that the label is to go.
+/// What [`Snapshots::update`] is to do with the labels. An empty value means that the label is to
+/// go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LabelUpdate {
     /// All labels become these.
@@ -49,7 +50,12 @@ impl Snapshots {
         Ok(info)
     }
 
-    fn update_locked(&self, ns: &Namespace, key: &SnapshotKey, labels: LabelUpdate) -> Result<Info> {
+    fn update_locked(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        labels: LabelUpdate,
+    ) -> Result<Info> {
         let _running = self.running()?;
         let _held = self.locks.hold(ns, &[(key, Mode::Exclusive)]);
         let old = self.existing(ns, key)?;

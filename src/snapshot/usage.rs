@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use super::{Info, Result, Snapshots};
 use crate::types::{Kind, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage, VolumeId};
 
-/// How old a measurement may be. Kubernetes asks for every snapshot every ten seconds, and people's `ls` and
-/// `info` come in bursts.
+/// How old a measurement may be. Kubernetes asks for every snapshot every ten seconds, and people's
+/// `ls` and `info` come in bursts.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// Measurements of active snapshots, kept for [`FRESH`].
@@ -53,17 +53,23 @@ impl Recent {
 }
 
 impl Snapshots {
-    /// Bytes and inodes of this snapshot alone, without its parents. A committed snapshot's were recorded at
-    /// commit; an active one's are measured, at most every two seconds; a view of a committed snapshot has none.
+    /// Bytes and inodes of this snapshot alone, without its parents. A committed snapshot's were
+    /// recorded at commit; an active one's are measured, at most every two seconds; a view of a
+    /// committed snapshot has none.
     ///
-    /// Takes no lock, and gives up with [`Cancelled`](crate::volume::Error::Cancelled) once `cancel` is set.
+    /// Takes no lock, and gives up with [`Cancelled`](crate::volume::Error::Cancelled) once
+    /// `cancel` is set.
     pub fn usage(&self, ns: &Namespace, key: &SnapshotKey, cancel: &AtomicBool) -> Result<Usage> {
         let Info { snapshot, .. } = self.stat(ns, key)?;
         let owns_volume = snapshot.volume == VolumeId::of(snapshot.id);
         match (snapshot.kind, snapshot.usage) {
             (_, Some(recorded)) => Ok(recorded),
-            (Kind::Committed, None) | (Kind::Active, None) => self.recent_or_measured(ns, key, &snapshot, cancel),
-            (Kind::View, None) if owns_volume => self.recent_or_measured(ns, key, &snapshot, cancel),
+            (Kind::Committed, None) | (Kind::Active, None) => {
+                self.recent_or_measured(ns, key, &snapshot, cancel)
+            }
+            (Kind::View, None) if owns_volume => {
+                self.recent_or_measured(ns, key, &snapshot, cancel)
+            }
             (Kind::View, None) => Ok(Usage::default()),
         }
     }

@@ -5,8 +5,8 @@ use super::{Change, Info, Result, Snapshots};
 use crate::types::{Kind, Labels, Namespace, SnapshotKey};
 
 impl Snapshots {
-    /// Makes a view of a committed snapshot, which costs no volume: it looks at the parent's. Without a parent
-    /// it has an empty volume of its own.
+    /// Makes a view of a committed snapshot, which costs no volume: it looks at the parent's.
+    /// Without a parent it has an empty volume of its own.
     ///
     /// After a crash, either the view is there or nothing is. Errors are those of
     /// [`prepare`](Snapshots::prepare), in the same order.

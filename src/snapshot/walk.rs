@@ -7,12 +7,12 @@ use super::{Info, Result, Snapshots};
 use crate::types::{Namespace, Snapshot, SnapshotKey};
 
 impl Snapshots {
-    /// Calls `visit` for each snapshot that passes any of the filters (with none: for each), as of one moment,
-    /// until it breaks. No lock is held: `visit` may call anything here.
+    /// Calls `visit` for each snapshot that passes any of the filters (with none: for each), as of
+    /// one moment, until it breaks. No lock is held: `visit` may call anything here.
     ///
     /// Filters are in containerd's language; one that isn't is an
-    /// [`InvalidArgument`](super::Error::InvalidArgument). A filter on name, parent or kind reads an index
-    /// instead of all records.
+    /// [`InvalidArgument`](super::Error::InvalidArgument). A filter on name, parent or kind reads
+    /// an index instead of all records.
     pub fn walk(
         &self,
         ns: &Namespace,

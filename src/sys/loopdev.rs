@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, AsFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -134,7 +134,10 @@ impl LoopDevice {
                 Ok(()) => return Ok(free),
             }
         }
-        Err(io::Error::new(io::ErrorKind::ResourceBusy, "every free loop device was taken by others"))
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "every free loop device was taken by others",
+        ))
     }
 
     /// A number that nobody uses at this moment.
@@ -162,8 +165,11 @@ impl LoopDevice {
         for entry in fs::read_dir("/sys/block")? {
             let entry = entry?;
             let name = entry.file_name();
-            let number = name.to_str().and_then(|n| n.strip_prefix("loop")).and_then(|n| n.parse().ok());
-            let (Some(number), true) = (number, entry.path().join("loop").exists()) else { continue };
+            let number =
+                name.to_str().and_then(|n| n.strip_prefix("loop")).and_then(|n| n.parse().ok());
+            let (Some(number), true) = (number, entry.path().join("loop").exists()) else {
+                continue;
+            };
             let candidate = Self { number };
             // Detached since the listing, or no node for it: not ours in either case.
             if let Ok(status) = candidate.status() {
@@ -183,10 +189,15 @@ impl LoopDevice {
         let mut info = LoopInfo64::ZERO;
         // SAFETY: `info` is a loop_info64, which this ioctl fills, and outlives the call.
         // JUSTIFICATION: no safe wrapper exists for LOOP_GET_STATUS64.
-        let answer = unsafe { libc::ioctl(self.open(false)?.as_raw_fd(), LOOP_GET_STATUS64, &mut info) };
+        let answer =
+            unsafe { libc::ioctl(self.open(false)?.as_raw_fd(), LOOP_GET_STATUS64, &mut info) };
         check(answer)?;
         Ok(LoopStatus {
-            io: if info.flags & LO_FLAGS_DIRECT_IO == 0 { IoMode::Buffered } else { IoMode::Direct },
+            io: if info.flags & LO_FLAGS_DIRECT_IO == 0 {
+                IoMode::Buffered
+            } else {
+                IoMode::Direct
+            },
             read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
             autoclear: info.flags & LO_FLAGS_AUTOCLEAR != 0,
             device: info.device,
@@ -213,7 +224,10 @@ impl LoopDevice {
                 Err(e) => return Err(e),
                 Ok(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 Ok(_) => {
-                    let text = format!("{} is open elsewhere and detaches at its last close", self.path().display());
+                    let text = format!(
+                        "{} is open elsewhere and detaches at its last close",
+                        self.path().display()
+                    );
                     return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
                 }
             }
@@ -222,7 +236,11 @@ impl LoopDevice {
 
     /// Only attaching needs write access, and each close after a writable open makes udev look.
     fn open(self, writable: bool) -> io::Result<File> {
-        OpenOptions::new().read(true).write(writable).custom_flags(libc::O_CLOEXEC).open(self.path())
+        OpenOptions::new()
+            .read(true)
+            .write(writable)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(self.path())
     }
 }
 
@@ -287,7 +305,8 @@ mod tests {
         let device = Attached(LoopDevice::attach(&path).expect("needs root and /dev/loop-control"));
         File::options().write(true).open(&path).unwrap().set_len(8 << 20).unwrap();
         device.0.refresh_capacity().unwrap();
-        let sectors = fs::read_to_string(format!("/sys/block/loop{}/size", device.0.number)).unwrap();
+        let sectors =
+            fs::read_to_string(format!("/sys/block/loop{}/size", device.0.number)).unwrap();
         assert_eq!(sectors.trim(), ((8 << 20) / 512).to_string());
     }
 

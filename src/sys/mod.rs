@@ -1,9 +1,9 @@
 //! Raw system calls and ioctls: the only unsafe code of the crate. One file a subject.
 
+pub mod creds;
 pub mod direct;
 pub mod ext4;
-pub mod loopdev;
-pub mod mount;
-pub mod creds;
 pub mod handle;
 pub mod ioctl;
+pub mod loopdev;
+pub mod mount;

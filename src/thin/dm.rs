@@ -13,6 +13,9 @@ use devicemapper::{
 
 use super::table::Table;
 
+/// The control device.
+const CONTROL: &str = "/dev/mapper/control";
+
 /// A device-mapper call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -64,6 +67,9 @@ impl Error {
 
 /// The result of a device-mapper call.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A target's version: major, minor, patch level.
+pub type Version = (u32, u32, u32);
 
 /// A block device's number. Displays as `major:minor`, which tables accept for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,19 +148,25 @@ macro_rules! call {
 impl Dm {
     /// Opens the control device.
     pub fn open() -> Result<Self> {
+        // The crate's own message hides which file it is about.
+        std::fs::File::open(CONTROL).map_err(|e| Error::Unavailable(format!("{CONTROL}: {e}")))?;
         let control = DM::new().map_err(|e| Error::Unavailable(e.to_string()))?;
         Ok(Self { control })
     }
 
     /// The targets that the kernel has loaded, with their versions.
-    pub fn targets(&self) -> Result<Vec<(String, (u32, u32, u32))>> {
-        let versions = self.control.list_versions().map_err(|e| Error::new("listing targets of", "the kernel", e))?;
+    pub fn targets(&self) -> Result<Vec<(String, Version)>> {
+        let versions = self
+            .control
+            .list_versions()
+            .map_err(|e| Error::new("listing targets of", "the kernel", e))?;
         Ok(versions.into_iter().map(|(name, a, b, c)| (name, (a, b, c))).collect())
     }
 
     /// The names of all devices.
     pub fn devices(&self) -> Result<Vec<String>> {
-        let devices = self.control.list_devices().map_err(|e| Error::new("listing", "all devices", e))?;
+        let devices =
+            self.control.list_devices().map_err(|e| Error::new("listing", "all devices", e))?;
         Ok(devices.into_iter().map(|(name, _, _)| name.to_string()).collect())
     }
 
@@ -194,12 +206,14 @@ impl Dm {
 
     /// Makes a loaded table live, and lets I/O go on.
     pub fn resume(&self, name: &str) -> Result<()> {
-        call!("resuming", name, |id| self.control.device_suspend(id, private(DmFlags::empty()))).map(drop)
+        call!("resuming", name, |id| self.control.device_suspend(id, private(DmFlags::empty())))
+            .map(drop)
     }
 
     /// Removes a device. EBUSY while somebody has it open; the crate tries for a second.
     pub fn remove(&self, name: &str) -> Result<()> {
-        call!("removing", name, |id| self.control.device_remove(id, private(DmFlags::empty()))).map(drop)
+        call!("removing", name, |id| self.control.device_remove(id, private(DmFlags::empty())))
+            .map(drop)
     }
 
     /// Sends a message to the device's target.

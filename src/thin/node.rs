@@ -10,7 +10,7 @@ use super::dm::DevNum;
 use crate::sys::mount::block_device;
 
 /// Finds block device nodes, and makes private ones where devtmpfs doesn't (containers).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Nodes {
     /// Where private nodes go; nobody but root can look into it.
     private: PathBuf,

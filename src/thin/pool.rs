@@ -40,7 +40,10 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Error::Dm(e) => e.errno(),
-            Error::Status(_) | Error::Unhealthy { .. } | Error::NoPool(_) | Error::NoHeldRoot(_) => None,
+            Error::Status(_)
+            | Error::Unhealthy { .. }
+            | Error::NoPool(_)
+            | Error::NoHeldRoot(_) => None,
         }
     }
 
@@ -147,7 +150,10 @@ impl Pool {
     pub fn release_stale_metadata_snapshot(&self) -> Result<()> {
         let _turn = self.snapshot.lock();
         if self.status()?.held_root.is_some() {
-            tracing::info!(pool = self.name, "releasing a metadata snapshot that was left reserved");
+            tracing::info!(
+                pool = self.name,
+                "releasing a metadata snapshot that was left reserved"
+            );
             self.message("release_metadata_snap")?;
         }
         Ok(())
@@ -181,7 +187,9 @@ fn advice(status: &PoolStatus) -> &'static str {
         _ if status.needs_check => {
             "stop thinfs, run thin_check (or thin_repair) on its metadata, clear the flag with thin_check --clear-needs-check-flag"
         }
-        _ => "its metadata is full or could not be written; grow the metadata device, see the kernel log",
+        _ => {
+            "its metadata is full or could not be written; grow the metadata device, see the kernel log"
+        }
     }
 }
 

@@ -121,10 +121,16 @@ mod tests {
 
     #[test]
     fn other_tables_are_no_pool() {
-        for (target, parameters) in
-            [("linear", "7:0 7:1 128 0 0"), ("thin-pool", "7:0 7:1"), ("thin-pool", "/dev/a /dev/b 128 0 0")]
-        {
-            assert_eq!(PoolTable::parse(&Table::new(Sectors(8), target, parameters)), None, "{parameters}");
+        for (target, parameters) in [
+            ("linear", "7:0 7:1 128 0 0"),
+            ("thin-pool", "7:0 7:1"),
+            ("thin-pool", "/dev/a /dev/b 128 0 0"),
+        ] {
+            assert_eq!(
+                PoolTable::parse(&Table::new(Sectors(8), target, parameters)),
+                None,
+                "{parameters}"
+            );
         }
     }
 }

@@ -19,6 +19,9 @@ const USUAL: usize = 512;
 /// The kernel's limit for one value, and for all names of one file.
 const MOST: usize = 65536;
 
+/// How xfs shows its ACLs a second time; the first is `system.posix_acl_*`, as everywhere.
+const XFS_ACL: &[u8] = b"trusted.SGI_ACL_";
+
 /// Names and values of all namespaces, ACLs and capabilities included.
 pub(super) type Xattrs = BTreeMap<CString, Vec<u8>>;
 
@@ -40,6 +43,9 @@ pub(super) fn xattrs(file: File<'_>) -> Result<Xattrs> {
     let mut found = Xattrs::new();
     for name in names.split_inclusive(|&byte| byte == 0) {
         let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::IO)?;
+        if name.to_bytes().starts_with(XFS_ACL) {
+            continue;
+        }
         match get(file, name) {
             // Removed since it was listed.
             Err(Errno::NODATA) => {}

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -19,6 +19,8 @@ const KEPT_OPEN: usize = 16;
 pub(super) struct Descent {
     root: Level,
     below: Vec<Level>,
+    /// The names of `below`, joined.
+    path: PathBuf,
 }
 
 struct Level {
@@ -43,7 +45,7 @@ impl Descent {
         let root = open::again(root)
             .and_then(|dir| Level::new(CString::default(), dir))
             .doing("opening the root of the tree", PathBuf::new)?;
-        Ok(Self { root, below: Vec::new() })
+        Ok(Self { root, below: Vec::new(), path: PathBuf::new() })
     }
 
     /// The current directory. Its read position is the walk's own.
@@ -68,6 +70,7 @@ impl Descent {
             .doing("opening directory", || self.path_of(name))?;
         let Some(level) = level else { return Ok(false) };
         self.below.push(level);
+        self.path.push(OsStr::from_bytes(name.to_bytes()));
         if let Some(far) = self.below.len().checked_sub(KEPT_OPEN + 1) {
             self.below[far].dir = None;
         }
@@ -77,11 +80,12 @@ impl Descent {
     /// Goes back up to the parent, and returns the name of the directory left. `None` at the root.
     pub(super) fn leave(&mut self) -> Result<Option<CString>> {
         let Some(left) = self.below.pop() else { return Ok(None) };
+        self.path.pop();
         let closed = self.below.last().is_some_and(|level| level.dir.is_none());
         if closed {
             let parent = open::parent(open_dir(&left))
                 .and_then(|dir| Level::new(CString::default(), dir))
-                .doing("opening directory", || self.path())?;
+                .doing("opening directory", || self.path.clone())?;
             let moved = || Error::Moved(self.path_of(&left.name));
             if self.below.last().is_none_or(|level| level.identity != parent.identity) {
                 return Err(moved());
@@ -94,13 +98,13 @@ impl Descent {
     }
 
     /// The current directory's path below the root; empty at the root.
-    pub(super) fn path(&self) -> PathBuf {
-        self.below.iter().map(|level| OsStr::from_bytes(level.name.as_bytes())).collect()
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of an entry of the current directory.
     pub(super) fn path_of(&self, name: &CStr) -> PathBuf {
-        self.path().join(OsStr::from_bytes(name.to_bytes()))
+        self.path.join(OsStr::from_bytes(name.to_bytes()))
     }
 }
 

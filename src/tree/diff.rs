@@ -70,7 +70,6 @@ pub fn diff(
     let mut walk = Walk {
         old: Descent::new(old)?,
         new: Descent::new(new)?,
-        path: PathBuf::new(),
         lister: Lister::new(),
         options,
         cancel,
@@ -93,7 +92,6 @@ enum Frame {
 struct Walk<'a> {
     old: Descent,
     new: Descent,
-    path: PathBuf,
     lister: Lister,
     options: DiffOptions,
     cancel: &'a AtomicBool,
@@ -116,7 +114,7 @@ macro_rules! go_on {
 impl Walk<'_> {
     fn run(&mut self) -> Step {
         if self.roots_differ()? {
-            go_on!(self.tell(ChangeKind::Modified));
+            go_on!(self.tell(ChangeKind::Modified, Path::new("")));
         }
         let mut stack = vec![self.list_both()?];
         while let Some(frame) = stack.last_mut() {
@@ -149,19 +147,16 @@ impl Walk<'_> {
             self.old.leave()?;
         }
         self.new.leave()?;
-        self.path.pop();
         Ok(())
     }
 
-    fn tell(&mut self, kind: ChangeKind) -> Step {
-        Ok((self.visit)(Change { kind, path: &self.path }))
+    fn tell(&mut self, kind: ChangeKind, path: &Path) -> Step {
+        Ok((self.visit)(Change { kind, path }))
     }
 
     fn tell_of(&mut self, kind: ChangeKind, name: &CStr) -> Step {
-        self.path.push(as_path(name));
-        let told = self.tell(kind);
-        self.path.pop();
-        told
+        let path = self.new.path_of(name);
+        self.tell(kind, &path)
     }
 
     fn pair(&mut self, pair: Pair) -> Step<Option<Frame>> {
@@ -189,12 +184,10 @@ impl Walk<'_> {
         }
         let (was, is) = (is_directory(old), is_directory(new));
         if was && is && self.old.enter(name)? {
-            self.path.push(as_path(name));
             if self.new.enter(name)? {
                 return self.list_both().map(|frame| ControlFlow::Continue(Some(frame)));
             }
             self.old.leave()?;
-            self.path.pop();
         } else if is && !was {
             return self.enter_added(name);
         }
@@ -213,7 +206,6 @@ impl Walk<'_> {
         if !self.new.enter(name)? {
             return Ok(ControlFlow::Continue(None));
         }
-        self.path.push(as_path(name));
         let new = names(&mut self.lister, &self.new)?;
         Ok(ControlFlow::Continue(Some(Frame::Added { new })))
     }
@@ -225,7 +217,7 @@ impl Walk<'_> {
 
     fn stat(&self, tree: &Descent, name: &CStr) -> Result<Option<Stat>> {
         if_there(open::stat(tree.dir(), name))
-            .doing("reading attributes of", || self.path.join(as_path(name)))
+            .doing("reading attributes of", || self.new.path_of(name))
     }
 
     fn roots_differ(&self) -> Result<bool> {
@@ -250,7 +242,7 @@ impl Walk<'_> {
             // It went away while we looked.
             Err(Errno::NOENT | Errno::STALE) => Ok(true),
             Err(Errno::CANCELED) => Err(Error::Cancelled),
-            differ => differ.doing("comparing", || self.path.join(as_path(name))),
+            differ => differ.doing("comparing", || self.new.path_of(name)),
         }
     }
 }
@@ -351,11 +343,6 @@ fn is_directory(stat: &Stat) -> bool {
     open::kind(stat) == FileType::Directory
 }
 
-fn as_path(name: &CStr) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
-}
-
 fn names(lister: &mut Lister, tree: &Descent) -> Result<Names> {
     let mut names = Vec::new();
     lister
@@ -363,7 +350,7 @@ fn names(lister: &mut Lister, tree: &Descent) -> Result<Names> {
             names.push(name.to_owned());
             Ok(())
         })
-        .doing("reading directory", || tree.path())??;
+        .doing("reading directory", || tree.path().to_owned())??;
     names.sort_unstable();
     Ok(names.into_iter().peekable())
 }

@@ -19,7 +19,9 @@ mod usage;
 #[cfg(test)]
 mod proptests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;

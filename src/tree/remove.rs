@@ -77,7 +77,7 @@ impl Walk<'_> {
                     }
                 }
             })
-            .doing("reading directory", || at.path())??;
+            .doing("reading directory", || at.path().to_owned())??;
         Ok(subdirectories)
     }
 

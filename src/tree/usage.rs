@@ -61,7 +61,7 @@ impl Walk<'_> {
                 }
                 Ok(())
             })
-            .doing("reading directory", || at.path())??;
+            .doing("reading directory", || at.path().to_owned())??;
         Ok(subdirectories)
     }
 }

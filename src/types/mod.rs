@@ -35,7 +35,9 @@ pub enum InvalidName {
     #[error("the snapshot key {0:?} holds a NUL byte")]
     NulInKey(String),
     /// The namespace is not of the form `[A-Za-z0-9]+([-_.][A-Za-z0-9]+)*`, at most 76 bytes.
-    #[error("the namespace {0:?} must be letters and digits joined by single '-', '_' or '.', at most {MAX_NAMESPACE_LEN} bytes")]
+    #[error(
+        "the namespace {0:?} must be letters and digits joined by single '-', '_' or '.', at most {MAX_NAMESPACE_LEN} bytes"
+    )]
     Namespace(String),
     /// A label is longer than [`MAX_LABEL_LEN`].
     #[error("the label {key:?} is {len} bytes long with its value, the limit is {MAX_LABEL_LEN}")]
@@ -203,4 +205,44 @@ pub struct Usage {
     pub size: u64,
     /// Inodes.
     pub inodes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_containerds_identifiers() {
+        for good in ["default", "k8s.io", "a-b_c.d", "0", &"x".repeat(MAX_NAMESPACE_LEN)] {
+            assert_eq!(Namespace::new(good).map(|ns| ns.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", "-a", "a.", "a..b", "a/b", "a b", "ü", "a\0", &"x".repeat(77)] {
+            assert_eq!(Namespace::new(bad), Err(InvalidName::Namespace(bad.to_owned())));
+        }
+        assert_eq!(Namespace::default().as_str(), "default");
+    }
+
+    #[test]
+    fn snapshot_keys_are_any_text_without_nul_up_to_the_limit() {
+        for good in ["a/b c:d", "..", "\n", "日", &"k".repeat(MAX_KEY_LEN)] {
+            assert_eq!(SnapshotKey::new(good).map(|key| key.to_string()), Ok(good.to_owned()));
+        }
+        assert_eq!(SnapshotKey::new(""), Err(InvalidName::EmptyKey));
+        assert_eq!(SnapshotKey::new("a\0b"), Err(InvalidName::NulInKey("a\0b".into())));
+        let long = "k".repeat(MAX_KEY_LEN + 1);
+        assert_eq!(SnapshotKey::new(long), Err(InvalidName::KeyTooLong(4097)));
+    }
+
+    #[test]
+    fn a_label_may_have_4096_bytes_with_its_value() {
+        let label = |len: usize| Labels::from([("key".to_owned(), "v".repeat(len - 3))]);
+        assert_eq!(check_labels(&label(MAX_LABEL_LEN)), Ok(()));
+        let refused = InvalidName::LabelTooLong { key: "key".into(), len: 4097 };
+        assert_eq!(check_labels(&label(MAX_LABEL_LEN + 1)), Err(refused));
+    }
+
+    #[test]
+    fn kinds_are_shown_in_lower_case_and_take_a_width() {
+        assert_eq!(format!("{:<10}|{}", Kind::Active, Kind::Committed), "active    |committed");
+    }
 }

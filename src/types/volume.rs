@@ -50,7 +50,8 @@ pub enum Backing {
 /// What the store knows of the thin-pool that belongs to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// The pool's transaction id as of this record: the witness that store and pool belong together.
+    /// The pool's transaction id as of this record: the witness that store and pool belong
+    /// together.
     pub transaction_id: u64,
     /// Every thin id below it may exist in the pool; one that no volume names is garbage.
     pub reserved_end: u32,

@@ -204,6 +204,14 @@ impl Volumes {
     }
 }
 
+#[cfg(test)]
+impl Volumes {
+    /// How many slots are remembered.
+    pub(super) fn slots_for_test(&self) -> usize {
+        self.shared.slots.all().len()
+    }
+}
+
 impl Drop for Volumes {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);

@@ -7,7 +7,11 @@ use crate::types::{Namespace, SnapshotKey};
 pub(in crate::meta) struct Children;
 
 impl Children {
-    pub(in crate::meta) fn row_key(ns: &Namespace, parent: &SnapshotKey, child: &SnapshotKey) -> Vec<u8> {
+    pub(in crate::meta) fn row_key(
+        ns: &Namespace,
+        parent: &SnapshotKey,
+        child: &SnapshotKey,
+    ) -> Vec<u8> {
         join(&[ns.as_str().as_bytes(), parent.as_str().as_bytes(), child.as_str().as_bytes()])
     }
 

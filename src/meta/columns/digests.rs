@@ -10,7 +10,8 @@ use crate::types::{Namespace, SnapshotKey};
 pub(in crate::meta) struct Digests;
 
 impl Digests {
-    /// Escaping makes at most three bytes of one, and a file name holds 255: a shorter key always fits.
+    /// Escaping makes at most three bytes of one, and a file name holds 255: a shorter key always
+    /// fits.
     pub(in crate::meta) const FROM: usize = 80;
 
     pub(in crate::meta) fn needed(key: &SnapshotKey) -> bool {

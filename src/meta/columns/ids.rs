@@ -3,7 +3,7 @@
 use super::{Malformed, Snapshots, number};
 use crate::types::{Namespace, SnapshotId, SnapshotKey};
 
-/// Index of [`Snapshots`](super::Snapshots) by id, over all namespaces.
+/// Index of [`Snapshots`] by id, over all namespaces.
 pub(in crate::meta) struct Ids;
 
 impl Ids {

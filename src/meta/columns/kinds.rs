@@ -3,8 +3,8 @@
 use super::{Malformed, join, namespace, number, snapshot_key, split};
 use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey};
 
-/// Index of [`Snapshots`](super::Snapshots) by kind, for listing a directory of the FUSE root page by
-/// page. A kind is one letter: `a`, `v`, `c`.
+/// Index of [`Snapshots`](super::Snapshots) by kind, for listing a directory of the FUSE root page
+/// by page. A kind is one letter: `a`, `v`, `c`.
 pub(in crate::meta) struct Kinds;
 
 impl Kinds {
@@ -17,7 +17,9 @@ impl Kinds {
         join(&[ns.as_str().as_bytes(), letter(kind), b""])
     }
 
-    pub(in crate::meta) fn decode_row_key(row_key: &[u8]) -> Result<(Namespace, Kind, SnapshotKey), Malformed> {
+    pub(in crate::meta) fn decode_row_key(
+        row_key: &[u8],
+    ) -> Result<(Namespace, Kind, SnapshotKey), Malformed> {
         let (ns, rest) = split(row_key)?;
         let (kind_letter, key) = split(rest)?;
         let kind = Kind::ALL

@@ -113,7 +113,8 @@ fn join(words: &[&[u8]]) -> Vec<u8> {
 
 /// Splits a row key at its first NUL.
 fn split(row_key: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let at = row_key.iter().position(|b| *b == 0).ok_or_else(|| Malformed::RowKey(row_key.to_vec()))?;
+    let at =
+        row_key.iter().position(|b| *b == 0).ok_or_else(|| Malformed::RowKey(row_key.to_vec()))?;
     Ok((&row_key[..at], &row_key[at + 1..]))
 }
 

@@ -75,7 +75,9 @@ impl Snapshots {
         bound
     }
 
-    pub(in crate::meta) fn decode_row_key(row_key: &[u8]) -> Result<(Namespace, SnapshotKey), Malformed> {
+    pub(in crate::meta) fn decode_row_key(
+        row_key: &[u8],
+    ) -> Result<(Namespace, SnapshotKey), Malformed> {
         let (ns, key) = split(row_key)?;
         Ok((namespace(ns)?, snapshot_key(key)?))
     }
@@ -88,7 +90,9 @@ impl Snapshots {
             labels: snapshot.labels.clone(),
             created: TimeRecord::from(snapshot.created),
             updated: TimeRecord::from(snapshot.updated),
-            usage: snapshot.usage.map(|usage| UsageRecord { size: usage.size, inodes: usage.inodes }),
+            usage: snapshot
+                .usage
+                .map(|usage| UsageRecord { size: usage.size, inodes: usage.inodes }),
             volume: snapshot.volume.0,
         };
         encode_record(1, &record)
@@ -152,7 +156,11 @@ fn time(record: TimeRecord) -> Result<SystemTime, Malformed> {
         return Err(Malformed::Field("nanoseconds"));
     }
     let seconds = Duration::from_secs(record.seconds.unsigned_abs());
-    let whole = if record.seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    let whole = if record.seconds < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
     whole
         .and_then(|whole| whole.checked_add(Duration::from_nanos(record.nanoseconds.into())))
         .ok_or(Malformed::Field("seconds"))

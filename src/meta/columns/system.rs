@@ -6,8 +6,8 @@ use crate::types::{Pool, Template};
 /// `schema`, `snapshot_ids` and `pool`, one row each.
 pub(in crate::meta) struct System;
 
-/// The schema version. Its row key and this message never change: every program, old or new, must be
-/// able to read it.
+/// The schema version. Its row key and this message never change: every program, old or new, must
+/// be able to read it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SchemaRecord {
     #[prost(uint32, tag = "1")]
@@ -69,7 +69,11 @@ impl System {
         let templates = pool
             .templates
             .iter()
-            .map(|t| TemplateRecord { thin_id: t.thin_id, size: t.size, fingerprint: t.fingerprint.clone() })
+            .map(|t| TemplateRecord {
+                thin_id: t.thin_id,
+                size: t.size,
+                fingerprint: t.fingerprint.clone(),
+            })
             .collect();
         let record = PoolRecord {
             transaction_id: pool.transaction_id,
@@ -113,7 +117,11 @@ mod tests {
         let pool = Pool {
             transaction_id: u64::MAX,
             reserved_end: 16_777_215,
-            templates: vec![Template { thin_id: 3, size: 10 << 30, fingerprint: "ext4 -m 0".into() }],
+            templates: vec![Template {
+                thin_id: 3,
+                size: 10 << 30,
+                fingerprint: "ext4 -m 0".into(),
+            }],
             faulty: vec![7, 9],
         };
         assert_eq!(System::decode_pool(&System::encode_pool(&pool)).unwrap(), pool);

@@ -3,7 +3,8 @@
 use super::{Malformed, encode_record, number, split_version};
 use crate::types::{Backing, Volume, VolumeId, VolumeState};
 
-/// Live, lost and removed volumes; a removed one stays as a tombstone until the reaper has destroyed it.
+/// Live, lost and removed volumes; a removed one stays as a tombstone until the reaper has
+/// destroyed it.
 pub(in crate::meta) struct Volumes;
 
 /// [`Volume`], version 1; the id is the row's key.
@@ -104,10 +105,17 @@ mod tests {
     #[test]
     fn a_volume_record_decodes_to_what_was_encoded() {
         for state in [VolumeState::Live, VolumeState::Tombstone, VolumeState::Lost] {
-            for backing in [Backing::Native, Backing::Thin { thin_id: 0 }, Backing::Thin { thin_id: 16_777_215 }] {
+            for backing in [
+                Backing::Native,
+                Backing::Thin { thin_id: 0 },
+                Backing::Thin { thin_id: 16_777_215 },
+            ] {
                 for origin in [None, Some(VolumeId(0)), Some(VolumeId(8))] {
                     let volume = Volume { id: VolumeId(4), state, origin, size: 1 << 40, backing };
-                    assert_eq!(Volumes::decode(volume.id, &Volumes::encode(&volume)).unwrap(), volume);
+                    assert_eq!(
+                        Volumes::decode(volume.id, &Volumes::encode(&volume)).unwrap(),
+                        volume
+                    );
                 }
             }
         }

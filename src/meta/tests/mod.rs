@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::{Batch, Store};
 use crate::types::{
-    Backing, Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage, Volume, VolumeId, VolumeState,
+    Backing, Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage, Volume, VolumeId,
+    VolumeState,
 };
 
 fn fresh() -> (TempDir, Store) {

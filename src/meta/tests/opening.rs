@@ -11,7 +11,8 @@ use super::*;
 use crate::meta::{Error, Result};
 
 fn schema(store: &Store) -> u32 {
-    let record = rows::get(&store.db, Column::System, System::SCHEMA, String::new).unwrap().unwrap();
+    let record =
+        rows::get(&store.db, Column::System, System::SCHEMA, String::new).unwrap().unwrap();
     System::decode_schema(&record).unwrap()
 }
 
@@ -29,7 +30,10 @@ fn a_second_opening_names_the_daemon_that_has_the_store() {
     let (dir, store) = fresh();
     let path = dir.path().join("store");
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(&error, Error::InUse { owner: Some(pid), .. } if *pid == std::process::id()), "{error:?}");
+    assert!(
+        matches!(&error, Error::InUse { owner: Some(pid), .. } if *pid == std::process::id()),
+        "{error:?}"
+    );
     let text = error.to_string();
     assert!(text.starts_with("another thinfs daemon (process "), "{text}");
     assert!(text.contains(path.to_str().unwrap()), "{text}");
@@ -42,7 +46,9 @@ fn a_store_opened_by_another_program_is_in_use() {
     let (dir, store) = fresh();
     let path = dir.path().join("store");
     drop(store);
-    let _other = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, Column::ALL.map(Column::name)).unwrap();
+    let _other =
+        rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, Column::ALL.map(Column::name))
+            .unwrap();
     assert!(matches!(Store::open(&path), Err(Error::InUse { owner: None, .. })));
 }
 

@@ -31,7 +31,10 @@ fn a_snapshot_is_found_by_key_by_id_and_among_its_parents_children() {
     insert(&store, "default", "base", &base);
     insert(&store, "default", "top", &top);
     assert_eq!(store.snapshot(&ns("default"), &key("top")).unwrap().unwrap(), top);
-    assert_eq!(store.snapshot_by_id(SnapshotId(2)).unwrap().unwrap(), (ns("default"), key("top"), top.clone()));
+    assert_eq!(
+        store.snapshot_by_id(SnapshotId(2)).unwrap().unwrap(),
+        (ns("default"), key("top"), top.clone())
+    );
     assert!(store.has_children(&ns("default"), &key("base")).unwrap());
     assert!(!store.has_children(&ns("default"), &key("top")).unwrap());
     assert_eq!(store.children(&ns("default"), &key("base")).unwrap(), [key("top")]);
@@ -102,7 +105,12 @@ fn a_scan_sees_one_moment_and_may_be_left_early() {
     let mut seen = Vec::new();
     store
         .for_each_snapshot(&ns("default"), &mut |key, snapshot| {
-            insert(&store, "default", &format!("k{}", snapshot.id.0 + 5), &super::snapshot(snapshot.id.0 + 5, Kind::View, None));
+            insert(
+                &store,
+                "default",
+                &format!("k{}", snapshot.id.0 + 5),
+                &super::snapshot(snapshot.id.0 + 5, Kind::View, None),
+            );
             seen.push(key);
             if seen.len() < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
@@ -118,7 +126,10 @@ fn a_key_too_long_for_a_file_name_is_found_by_its_digest() {
     let old = snapshot(1, Kind::View, None);
     insert(&store, "default", long.as_str(), &old);
     insert(&store, "default", &"k".repeat(80), &snapshot(2, Kind::View, None));
-    assert_eq!(store.key_by_digest(&ns("default"), &Digests::of(&long)).unwrap(), Some(long.clone()));
+    assert_eq!(
+        store.key_by_digest(&ns("default"), &Digests::of(&long)).unwrap(),
+        Some(long.clone())
+    );
     assert_eq!(store.key_by_digest(&ns("other"), &Digests::of(&long)).unwrap(), None);
     let mut batch = Batch::default();
     batch.remove_snapshot(&ns("default"), &long, &old);
@@ -129,7 +140,11 @@ fn a_key_too_long_for_a_file_name_is_found_by_its_digest() {
 #[test]
 fn volumes_and_the_pool_survive_a_restart() {
     let (dir, store) = fresh();
-    let tombstone = Volume { origin: Some(VolumeId(3)), backing: Backing::Thin { thin_id: 77 }, ..volume(9, VolumeState::Tombstone) };
+    let tombstone = Volume {
+        origin: Some(VolumeId(3)),
+        backing: Backing::Thin { thin_id: 77 },
+        ..volume(9, VolumeState::Tombstone)
+    };
     let pool = crate::types::Pool { transaction_id: 3, reserved_end: 2048, ..Default::default() };
     let mut batch = Batch::default();
     batch.put_volume(&volume(3, VolumeState::Lost));
@@ -159,7 +174,11 @@ fn ten_thousand_snapshots_page_through_in_under_two_seconds() {
     for chunk in 0..10u32 {
         let mut batch = Batch::default();
         for id in chunk * 1000 + 1..=(chunk + 1) * 1000 {
-            batch.insert_snapshot(&ns("default"), &key(&format!("k8s.io/{id}/sha256:{id:064}")), &snapshot(id, Kind::Committed, None));
+            batch.insert_snapshot(
+                &ns("default"),
+                &key(&format!("k8s.io/{id}/sha256:{id:064}")),
+                &snapshot(id, Kind::Committed, None),
+            );
             batch.put_volume(&volume(id, VolumeState::Live));
         }
         store.write(batch).unwrap();
@@ -182,6 +201,7 @@ fn ten_thousand_snapshots_page_through_in_under_two_seconds() {
 #[test]
 fn verify_names_every_row_that_disagrees() {
     type Damage = fn(&mut Batch);
+    #[rustfmt::skip] // a table: a row a line
     let cases: [(Damage, &str); 8] = [
         (|b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "id 2 leads"),
         (|b| b.put(Column::Kinds, Kinds::row_key(&ns("default"), Kind::View, &key("top")), [0; 4]), "is listed as view"),
@@ -214,6 +234,12 @@ fn a_damaged_record_is_an_error_that_names_the_snapshot() {
     batch.put(Column::Snapshots, row, [9, 9, 9]);
     store.write(batch).unwrap();
     let error = store.snapshot(&ns("default"), &key("a")).unwrap_err();
-    assert_eq!(error.to_string(), "the record of snapshot default/a in the metadata store is damaged");
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "record version 9 is unknown to this program");
+    assert_eq!(
+        error.to_string(),
+        "the record of snapshot default/a in the metadata store is damaged"
+    );
+    assert_eq!(
+        std::error::Error::source(&error).unwrap().to_string(),
+        "record version 9 is unknown to this program"
+    );
 }

@@ -14,7 +14,9 @@ fn ids_start_at_one_and_are_never_given_twice_by_many_threads() {
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let store = store.clone();
-            std::thread::spawn(move || (0..500).map(|_| store.next_snapshot_id().unwrap()).collect::<Vec<_>>())
+            std::thread::spawn(move || {
+                (0..500).map(|_| store.next_snapshot_id().unwrap()).collect::<Vec<_>>()
+            })
         })
         .collect();
     let ids: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
@@ -74,8 +76,14 @@ impl SmallDisk {
     fn new(size: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = std::ffi::CString::new(format!("size={size}")).unwrap();
-        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
-            .expect("mounting a tmpfs; this test needs root");
+        rustix::mount::mount(
+            "tmpfs",
+            dir.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .expect("mounting a tmpfs; this test needs root");
         Self(dir)
     }
 }
@@ -106,7 +114,11 @@ fn a_full_disk_poisons_the_store_and_loses_nothing_acknowledged() {
         assert!(acknowledged < 10_000, "the disk never filled");
     };
     assert!(error.may_have_been_written(), "{error:?}");
-    assert!(store.poisoned().unwrap().contains("No space left on device"), "{:?}", store.poisoned());
+    assert!(
+        store.poisoned().unwrap().contains("No space left on device"),
+        "{:?}",
+        store.poisoned()
+    );
     drop(store);
 
     let room = rustix::mount::mount_remount(
@@ -117,7 +129,10 @@ fn a_full_disk_poisons_the_store_and_loses_nothing_acknowledged() {
     room.unwrap();
     let store = Store::open(&dir).unwrap();
     for id in 1..=acknowledged {
-        assert!(store.snapshot(&ns("default"), &key(&id.to_string())).unwrap().is_some(), "{id} of {acknowledged}");
+        assert!(
+            store.snapshot(&ns("default"), &key(&id.to_string())).unwrap().is_some(),
+            "{id} of {acknowledged}"
+        );
     }
 }
 
@@ -131,7 +146,12 @@ fn concurrent_writers_all_become_durable() {
             std::thread::spawn(move || {
                 for _ in 0..25 {
                     let id = store.next_snapshot_id().unwrap();
-                    insert(&store, &format!("ns{thread}"), &format!("k{id}"), &snapshot(id.0, Kind::View, None));
+                    insert(
+                        &store,
+                        &format!("ns{thread}"),
+                        &format!("k{id}"),
+                        &snapshot(id.0, Kind::View, None),
+                    );
                 }
             })
         })

@@ -11,9 +11,9 @@
 //! quoted    := a Go string in "…"; after ~= also in |…| or /…/
 //! ```
 //!
-//! Scanner, quotes and the order of errors follow containerd's `filters` package, so that what it accepts
-//! is accepted and what it refuses is refused. One thing is stricter: a regular expression that doesn't
-//! compile is refused here, where containerd logs it and matches nothing.
+//! Scanner, quotes and the order of errors follow containerd's `filters` package, so that what it
+//! accepts is accepted and what it refuses is refused. One thing is stricter: a regular expression
+//! that doesn't compile is refused here, where containerd logs it and matches nothing.
 
 mod parser;
 mod quote;
@@ -66,7 +66,9 @@ impl Filter {
     pub(super) fn parse(filters: &[String]) -> Result<Self> {
         let alternatives = filters
             .iter()
-            .map(|filter| parser::parse(filter).map_err(|error| Error::InvalidArgument(error.to_string())))
+            .map(|filter| {
+                parser::parse(filter).map_err(|error| Error::InvalidArgument(error.to_string()))
+            })
             .collect::<Result<_>>()?;
         Ok(Self { alternatives })
     }
@@ -79,7 +81,10 @@ impl Filter {
     /// `fields` gives the value at a field path, where there is one.
     fn matches_fields(&self, fields: &dyn Fn(&[String]) -> Option<String>) -> bool {
         self.alternatives.is_empty()
-            || self.alternatives.iter().any(|all| all.iter().all(|selector| selector.matches(fields)))
+            || self
+                .alternatives
+                .iter()
+                .any(|all| all.iter().all(|selector| selector.matches(fields)))
     }
 
     /// The smallest index range that holds all that passes.
@@ -92,13 +97,15 @@ impl Filter {
         if let Some(parent) = equal("parent").filter(|parent| !parent.is_empty()) {
             return Reach::ChildrenOf(parent);
         }
-        let kind = equal("kind").and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word));
+        let kind =
+            equal("kind").and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word));
         kind.map_or(Reach::Everything, Reach::Kind)
     }
 }
 
 impl Selector {
-    /// An absent field counts as empty for `!=` and `~=`, and as different from everything for `==`.
+    /// An absent field counts as empty for `!=` and `~=`, and as different from everything for
+    /// `==`.
     fn matches(&self, fields: &dyn Fn(&[String]) -> Option<String>) -> bool {
         let value = fields(&self.field);
         match &self.test {
@@ -118,12 +125,14 @@ impl Selector {
     }
 }
 
-/// The fields of a snapshot. Without a parent, `parent` is there and empty; a label's key may come in
-/// parts with dots between.
+/// The fields of a snapshot. Without a parent, `parent` is there and empty; a label's key may come
+/// in parts with dots between.
 fn field(info: &Info, path: &[String]) -> Option<String> {
     match path[0].as_str() {
         "name" => Some(info.key.to_string()),
-        "parent" => Some(info.snapshot.parent.as_ref().map(ToString::to_string).unwrap_or_default()),
+        "parent" => {
+            Some(info.snapshot.parent.as_ref().map(ToString::to_string).unwrap_or_default())
+        }
         "kind" => Some(info.snapshot.kind.to_string()),
         "labels" => info.snapshot.labels.get(&path[1..].join(".")).cloned(),
         _ => None,

@@ -53,7 +53,11 @@ impl Parser<'_> {
                     self.scanner.scan();
                     selectors.push(self.selector()?);
                 }
-                Rune::Char(c) => return Err(self.error(self.scanner.position(), format!("unexpected input: {c}"))),
+                Rune::Char(c) => {
+                    return Err(
+                        self.error(self.scanner.position(), format!("unexpected input: {c}"))
+                    );
+                }
                 Rune::Illegal => return Err(self.error(self.scanner.position(), "unexpected null")),
             }
         }
@@ -70,7 +74,9 @@ impl Parser<'_> {
         let test = match operator {
             Operator::Equal => Test::Equal(value),
             Operator::NotEqual => Test::NotEqual(value),
-            Operator::Matches => Test::Matches(Regex::new(&value).map_err(|e| self.error(at, e.to_string()))?),
+            Operator::Matches => {
+                Test::Matches(Regex::new(&value).map_err(|e| self.error(at, e.to_string()))?)
+            }
         };
         Ok(Selector { field, test })
     }
@@ -99,7 +105,9 @@ impl Parser<'_> {
             (Token::Operator, "==") => Ok(Operator::Equal),
             (Token::Operator, "!=") => Ok(Operator::NotEqual),
             (Token::Operator, "~=") => Ok(Operator::Matches),
-            (Token::Operator, other) => Err(self.error(scanned.at, format!("unsupported operator {other:?}"))),
+            (Token::Operator, other) => {
+                Err(self.error(scanned.at, format!("unsupported operator {other:?}")))
+            }
             _ => Err(self.unexpected(&scanned, r#"expected an operator ("=="|"!="|"~=")"#)),
         }
     }
@@ -117,7 +125,8 @@ impl Parser<'_> {
         if !any_quotes && !scanned.text.starts_with('"') {
             return Err(self.error(scanned.at, "invalid quote encountered"));
         }
-        unquote(scanned.text).ok_or_else(|| self.error(scanned.at, "unquoting failed: quote syntax error"))
+        unquote(scanned.text)
+            .ok_or_else(|| self.error(scanned.at, "unquoting failed: quote syntax error"))
     }
 
     fn unexpected(&self, scanned: &Scanned<'_>, expected: &str) -> ParseError {

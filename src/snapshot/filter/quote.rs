@@ -1,7 +1,7 @@
 //! Go's string literals, also with `|` and `/` as quotes, for regular expressions.
 
-/// Takes off the quotes and resolves escapes; `None` where the literal isn't one, or isn't UTF-8 once
-/// resolved.
+/// Takes off the quotes and resolves escapes; `None` where the literal isn't one, or isn't UTF-8
+/// once resolved.
 pub(super) fn unquote(literal: &str) -> Option<String> {
     let quote = literal.chars().next()?;
     let inner = literal.strip_prefix(quote)?.strip_suffix(quote)?;
@@ -24,7 +24,8 @@ fn push(bytes: &mut Vec<u8>, c: char) {
     bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Resolves the escape sequence after a backslash. `\x` and octal give a byte, `\u` and `\U` a character.
+/// Resolves the escape sequence after a backslash. `\x` and octal give a byte, `\u` and `\U` a
+/// character.
 fn escape(rest: &mut std::str::Chars<'_>, quote: char, bytes: &mut Vec<u8>) -> Option<()> {
     match rest.next()? {
         'a' => bytes.push(0x07),

@@ -34,8 +34,8 @@ pub(super) struct Scanned<'a> {
     pub(super) text: &'a str,
 }
 
-/// Walks over the input once. Whether a run of characters is a field or a value depends on what came
-/// before: after an operator it is a value.
+/// Walks over the input once. Whether a run of characters is a field or a value depends on what
+/// came before: after an operator it is a value.
 pub(super) struct Scanner<'a> {
     input: &'a str,
     /// Start of the rune read last.
@@ -144,7 +144,8 @@ impl<'a> Scanner<'a> {
         if legal { Token::Quoted } else { Token::Illegal }
     }
 
-    /// After a backslash: gives the rune behind the escape sequence, and whether the sequence is one.
+    /// After a backslash: gives the rune behind the escape sequence, and whether the sequence is
+    /// one.
     fn scan_escape(&mut self, quote: char) -> (Rune, bool) {
         let rune = self.advance();
         match rune {

@@ -1,5 +1,5 @@
-//! containerd's own tables of scanner and filter cases (`filters/scanner_test.go`, `filter_test.go`), and
-//! what is ours: regular expressions are checked at once, and index ranges.
+//! containerd's own tables of scanner and filter cases (`filters/scanner_test.go`,
+//! `filter_test.go`), and what is ours: regular expressions are checked at once, and index ranges.
 
 use super::scanner::{Scanned, Scanner, Token};
 use super::{Filter, Reach};
@@ -9,6 +9,7 @@ use crate::types::Kind;
 fn the_scanner_cuts_as_containerds_does() {
     use Token::*;
     type Expected<'a> = &'a [(usize, Token, &'a str)];
+    #[rustfmt::skip] // a table: a row a line
     let cases: &[(&str, Expected<'_>)] = &[
         ("name", &[(0, Field, "name"), (4, End, "")]),
         (
@@ -89,7 +90,10 @@ fn field((name, other, labels): Entry, path: &[String]) -> Option<String> {
     match path[0].as_str() {
         "name" => filled(name),
         "other" => filled(other),
-        "labels" => labels.iter().find(|(key, _)| *key == path[1..].join(".")).map(|(_, value)| (*value).to_owned()),
+        "labels" => labels
+            .iter()
+            .find(|(key, _)| *key == path[1..].join("."))
+            .map(|(_, value)| (*value).to_owned()),
         _ => None,
     }
 }
@@ -139,20 +143,38 @@ fn filters_match_as_containerds_do() {
 #[test]
 fn what_is_no_filter_is_refused_in_containerds_words() {
     for (input, error) in [
-        ("labels.|foo|==omg_asdf.asdf-qwer", "filters: parse error: [labels. >|||< foo|==omg_asdf.asdf-qwer]: invalid quote encountered"),
+        (
+            "labels.|foo|==omg_asdf.asdf-qwer",
+            "filters: parse error: [labels. >|||< foo|==omg_asdf.asdf-qwer]: invalid quote encountered",
+        ),
         (
             r#"labels.?"more complex label with \\ and \"".post==present"#,
             r#"filters: parse error: [labels. >|?|< "more complex label with \\ and \"".post==present]: expected field or quoted"#,
         ),
         ("name==foo,", "filters: parse error: [name==foo,]: expected field or quoted"),
         ("labels.", "filters: parse error: [labels.]: expected field or quoted"),
-        ("image~=,id?=?fbaq", "filters: parse error: [image~= >|,|< id?=?fbaq]: expected value or quoted"),
-        ("labels.ns/key==value", "filters: parse error: [labels.ns >|/|< key==value]: quoted literal not terminated"),
-        ("labels.key==/value", "filters: parse error: [labels.key== >|/|< value]: quoted literal not terminated"),
+        (
+            "image~=,id?=?fbaq",
+            "filters: parse error: [image~= >|,|< id?=?fbaq]: expected value or quoted",
+        ),
+        (
+            "labels.ns/key==value",
+            "filters: parse error: [labels.ns >|/|< key==value]: quoted literal not terminated",
+        ),
+        (
+            "labels.key==/value",
+            "filters: parse error: [labels.key== >|/|< value]: quoted literal not terminated",
+        ),
         ("name=foo", r#"filters: parse error: [name >|=|< foo]: unsupported operator "=""#),
         ("name==foo bar", "filters: parse error: [name==foo >| |< bar]: unexpected input:  "),
-        ("name foo", r#"filters: parse error: [name  >|f|< oo]: expected an operator ("=="|"!="|"~=")"#),
-        (r#"name=="\xff""#, r#"filters: parse error: [name== >|"|< \xff"]: unquoting failed: quote syntax error"#),
+        (
+            "name foo",
+            r#"filters: parse error: [name  >|f|< oo]: expected an operator ("=="|"!="|"~=")"#,
+        ),
+        (
+            r#"name=="\xff""#,
+            r#"filters: parse error: [name== >|"|< \xff"]: unquoting failed: quote syntax error"#,
+        ),
     ] {
         let found = filter(&[input]).unwrap_err();
         assert!(matches!(found, super::Error::InvalidArgument(_)), "{found:?}");

@@ -19,7 +19,10 @@ fn poison(fixture: &Fixture) {
     let scene = fixture.scene("poison");
     scene.prepare("victim", "").unwrap();
     fixture.store().fail_next_write(WriteFault::Before);
-    assert!(matches!(scene.replace_labels("victim", &[]), Err(Error::Store(meta::Error::Write { .. }))));
+    assert!(matches!(
+        scene.replace_labels("victim", &[]),
+        Err(Error::Store(meta::Error::Write { .. }))
+    ));
 }
 
 fn backend_check(fixture: &Fixture) -> Vec<String> {
@@ -76,7 +79,8 @@ fn a_prepare_that_failed_after_the_disk_is_there_after_the_next_start() {
 /// Whether the disk has the commit is unknown, so nobody may write until the next start knows.
 #[test]
 fn after_a_commit_with_unknown_outcome_nobody_writes_until_the_next_start() {
-    for (fault, kind) in [(WriteFault::Before, Kind::Active), (WriteFault::After, Kind::Committed)] {
+    for (fault, kind) in [(WriteFault::Before, Kind::Active), (WriteFault::After, Kind::Committed)]
+    {
         let mut fixture = Fixture::native();
         let scene = fixture.scene("default");
         let active = scene.prepare("a", "").unwrap();
@@ -169,7 +173,10 @@ fn a_volume_that_the_backend_lost_is_reported_by_key_never_made_anew_and_welcome
             let opened = scene.snapshots.open(id);
             assert!(matches!(opened, Err(Error::Volume(volume::Error::Missing(_)))), "{opened:?}");
         }
-        assert!(matches!(scene.prepare("child", "c"), Err(Error::Volume(volume::Error::Missing(_)))));
+        assert!(matches!(
+            scene.prepare("child", "c"),
+            Err(Error::Volume(volume::Error::Missing(_)))
+        ));
         assert_eq!(backend_check(&fixture).len(), 1, "{:?}", backend_check(&fixture));
         assert!(!tree.exists());
     }

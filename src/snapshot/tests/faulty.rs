@@ -20,11 +20,17 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) fn before_create(&self, hook: impl Fn(VolumeId) -> Result<()> + Send + Sync + 'static) {
+    pub(super) fn before_create(
+        &self,
+        hook: impl Fn(VolumeId) -> Result<()> + Send + Sync + 'static,
+    ) {
         *self.create.lock() = Some(Arc::new(hook));
     }
 
-    pub(super) fn before_destroy(&self, hook: impl Fn(VolumeId) -> Result<()> + Send + Sync + 'static) {
+    pub(super) fn before_destroy(
+        &self,
+        hook: impl Fn(VolumeId) -> Result<()> + Send + Sync + 'static,
+    ) {
         *self.destroy.lock() = Some(Arc::new(hook));
     }
 
@@ -41,12 +47,17 @@ impl Faults {
 
     pub(super) fn fixture_in(&self, dir: tempfile::TempDir) -> Fixture {
         let (faults, trees) = (self.clone(), dir.path().join("native"));
-        Fixture::new(dir, move |_| Arc::new(Faulty { faults: faults.clone(), inner: native_backend(&trees) }))
+        Fixture::new(dir, move |_| {
+            Arc::new(Faulty { faults: faults.clone(), inner: native_backend(&trees) })
+        })
     }
 }
 
 pub(super) fn broken() -> Error {
-    Error::Io { context: "the device is broken".into(), source: std::io::Error::from_raw_os_error(libc::EIO) }
+    Error::Io {
+        context: "the device is broken".into(),
+        source: std::io::Error::from_raw_os_error(libc::EIO),
+    }
 }
 
 struct Faulty {
@@ -100,7 +111,13 @@ impl Backend for Faulty {
         self.inner.destroy(volume)
     }
 
-    fn usage(&self, volume: &Volume, origin: Option<&Volume>, mounted: Option<&Mounted>, cancel: &AtomicBool) -> Result<Usage> {
+    fn usage(
+        &self,
+        volume: &Volume,
+        origin: Option<&Volume>,
+        mounted: Option<&Mounted>,
+        cancel: &AtomicBool,
+    ) -> Result<Usage> {
         self.inner.usage(volume, origin, mounted, cancel)
     }
 

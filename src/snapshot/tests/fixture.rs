@@ -25,7 +25,10 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     /// `make_backend` is called at each start, with the store just opened.
-    pub(crate) fn new(dir: TempDir, make_backend: impl Fn(&Arc<Store>) -> Arc<dyn Backend> + 'static) -> Self {
+    pub(crate) fn new(
+        dir: TempDir,
+        make_backend: impl Fn(&Arc<Store>) -> Arc<dyn Backend> + 'static,
+    ) -> Self {
         let mut fixture = Self { snapshots: None, make_backend: Box::new(make_backend), dir };
         fixture.start();
         fixture
@@ -54,7 +57,8 @@ impl Fixture {
         self.start()
     }
 
-    /// Stops without flushing or deactivating anything, as far as a process can do that to itself, and starts.
+    /// Stops without flushing or deactivating anything, as far as a process can do that to itself,
+    /// and starts.
     pub(crate) fn crash(&mut self) -> Recovery {
         drop(self.stop());
         self.start()
@@ -104,14 +108,18 @@ pub(crate) enum Code {
 
 pub(crate) fn code(error: &Error) -> Code {
     match error {
-        Error::InvalidName(_) | Error::InvalidArgument(_) | Error::ParentNotCommitted { .. } => Code::InvalidArgument,
+        Error::InvalidName(_) | Error::InvalidArgument(_) | Error::ParentNotCommitted { .. } => {
+            Code::InvalidArgument
+        }
         Error::NotFound(_) | Error::ParentNotFound(_) => Code::NotFound,
         Error::AlreadyExists(_) => Code::AlreadyExists,
         Error::WrongKind { .. }
         | Error::HasChildren(_)
         | Error::FailedPrecondition(_)
         | Error::Volume(volume::Error::Busy(..)) => Code::FailedPrecondition,
-        Error::Stopping | Error::Store(_) | Error::Volume(_) | Error::Rollback { .. } => Code::Unavailable,
+        Error::Stopping | Error::Store(_) | Error::Volume(_) | Error::Rollback { .. } => {
+            Code::Unavailable
+        }
     }
 }
 
@@ -135,7 +143,12 @@ impl Scene<'_> {
         self.prepare_labelled(name, parent, &[])
     }
 
-    pub(crate) fn prepare_labelled(&self, name: &str, parent: &str, with: &[(&str, &str)]) -> Result<Info> {
+    pub(crate) fn prepare_labelled(
+        &self,
+        name: &str,
+        parent: &str,
+        with: &[(&str, &str)],
+    ) -> Result<Info> {
         self.snapshots.prepare(&self.ns, &key(name), parent_key(parent).as_ref(), labels(with))
     }
 
@@ -143,7 +156,12 @@ impl Scene<'_> {
         self.view_labelled(name, parent, &[])
     }
 
-    pub(crate) fn view_labelled(&self, name: &str, parent: &str, with: &[(&str, &str)]) -> Result<Info> {
+    pub(crate) fn view_labelled(
+        &self,
+        name: &str,
+        parent: &str,
+        with: &[(&str, &str)],
+    ) -> Result<Info> {
         self.snapshots.view(&self.ns, &key(name), parent_key(parent).as_ref(), labels(with))
     }
 
@@ -151,7 +169,12 @@ impl Scene<'_> {
         self.commit_labelled(name, from, &[])
     }
 
-    pub(crate) fn commit_labelled(&self, name: &str, from: &str, with: &[(&str, &str)]) -> Result<Info> {
+    pub(crate) fn commit_labelled(
+        &self,
+        name: &str,
+        from: &str,
+        with: &[(&str, &str)],
+    ) -> Result<Info> {
         self.snapshots.commit(&self.ns, &key(name), &key(from), labels(with), None)
     }
 

@@ -63,13 +63,21 @@ impl Reference {
         let files = match parent.map(|parent| self.snapshots.get(parent)) {
             None => BTreeSet::new(),
             Some(None) => return Err(Code::NotFound),
-            Some(Some(parent)) if parent.kind != Kind::Committed => return Err(Code::InvalidArgument),
+            Some(Some(parent)) if parent.kind != Kind::Committed => {
+                return Err(Code::InvalidArgument);
+            }
             Some(Some(parent)) => parent.files.clone(),
         };
         if self.snapshots.contains_key(key) {
             return Err(Code::AlreadyExists);
         }
-        Ok(Expected { id: SnapshotId(0), kind, parent: parent.map(str::to_owned), labels: Labels::new(), files })
+        Ok(Expected {
+            id: SnapshotId(0),
+            kind,
+            parent: parent.map(str::to_owned),
+            labels: Labels::new(),
+            files,
+        })
     }
 
     fn committed(&self, name: &str, key: &str, rebase: Option<&str>) -> Result<Expected, Code> {
@@ -85,7 +93,9 @@ impl Reference {
             (Some(parent), _) => Some(parent.clone()),
             (None, Some(rebase)) => match self.snapshots.get(rebase) {
                 None => return Err(Code::NotFound),
-                Some(found) if found.kind != Kind::Committed => return Err(Code::FailedPrecondition),
+                Some(found) if found.kind != Kind::Committed => {
+                    return Err(Code::FailedPrecondition);
+                }
                 Some(_) => Some(rebase.to_owned()),
             },
             (None, None) => None,
@@ -112,8 +122,12 @@ fn word(name: Name) -> String {
 fn step(fixture: &mut Fixture, reference: &mut Reference, op: &Op) {
     let scene = fixture.scene("model");
     match op.clone() {
-        Op::Prepare { key, parent } => create(&scene, reference, &word(key), parent.map(word), Kind::Active),
-        Op::View { key, parent } => create(&scene, reference, &word(key), parent.map(word), Kind::View),
+        Op::Prepare { key, parent } => {
+            create(&scene, reference, &word(key), parent.map(word), Kind::Active)
+        }
+        Op::View { key, parent } => {
+            create(&scene, reference, &word(key), parent.map(word), Kind::View)
+        }
         Op::Commit { name, key, rebase } => {
             let (name, key, rebase) = (word(name), word(key), rebase.map(word));
             let expected = reference.committed(&name, &key, rebase.as_deref());
@@ -136,17 +150,26 @@ fn step(fixture: &mut Fixture, reference: &mut Reference, op: &Op) {
         }
         Op::Replace { key, label, empty } => relabel(&scene, reference, key, label, empty, true),
         Op::Merge { key, label, empty } => relabel(&scene, reference, key, label, empty, false),
-        Op::Write { key, file } => write_file(&scene, reference, &word(key), &format!("file{file}")),
+        Op::Write { key, file } => {
+            write_file(&scene, reference, &word(key), &format!("file{file}"))
+        }
         Op::Cleanup => assert_eq!(scene.snapshots.cleanup().unwrap().failed, Vec::<String>::new()),
         Op::Restart => assert_eq!(fixture.restart().reaped, 0),
         Op::Crash => assert_eq!(fixture.crash().reaped, 0),
     }
 }
 
-fn create(scene: &Scene<'_>, reference: &mut Reference, key: &str, parent: Option<String>, kind: Kind) {
+fn create(
+    scene: &Scene<'_>,
+    reference: &mut Reference,
+    key: &str,
+    parent: Option<String>,
+    kind: Kind,
+) {
     let expected = reference.new_snapshot(key, parent.as_deref(), kind);
     let parent = parent.unwrap_or_default();
-    let found = if kind == Kind::View { scene.view(key, &parent) } else { scene.prepare(key, &parent) };
+    let found =
+        if kind == Kind::View { scene.view(key, &parent) } else { scene.prepare(key, &parent) };
     match (found, expected) {
         (Ok(info), Ok(expected)) => {
             let id = info.snapshot.id;
@@ -157,13 +180,27 @@ fn create(scene: &Scene<'_>, reference: &mut Reference, key: &str, parent: Optio
     }
 }
 
-fn relabel(scene: &Scene<'_>, reference: &mut Reference, key: Name, label: Name, empty: bool, replace: bool) {
+fn relabel(
+    scene: &Scene<'_>,
+    reference: &mut Reference,
+    key: Name,
+    label: Name,
+    empty: bool,
+    replace: bool,
+) {
     let (key, label) = (word(key), format!("label.{label}"));
     let value = if empty { "" } else { "value" };
     let change = [(label.as_str(), value)];
-    let found = if replace { scene.replace_labels(&key, &change) } else { scene.merge_labels(&key, &change) };
+    let found = if replace {
+        scene.replace_labels(&key, &change)
+    } else {
+        scene.merge_labels(&key, &change)
+    };
     let expected = reference.snapshots.get_mut(&key).ok_or(Code::NotFound);
-    assert_eq!(found.map(drop).map_err(|e| code(&e)), expected.as_ref().map(drop).map_err(|code| *code));
+    assert_eq!(
+        found.map(drop).map_err(|e| code(&e)),
+        expected.as_ref().map(drop).map_err(|code| *code)
+    );
     let Ok(expected) = expected else { return };
     if replace {
         expected.labels.clear();
@@ -194,17 +231,28 @@ fn compare(fixture: &Fixture, reference: &Reference, with_files: bool) {
         .walk(&scene.ns, &[], &mut |info| {
             let snapshot = info.snapshot;
             let expected = &reference.snapshots[info.key.as_str()];
-            let files = if with_files { scene.files(info.key.as_str()) } else { expected.files.clone() };
+            let files =
+                if with_files { scene.files(info.key.as_str()) } else { expected.files.clone() };
             let parent = snapshot.parent.map(|parent| parent.to_string());
-            let state = Expected { id: snapshot.id, kind: snapshot.kind, parent, labels: snapshot.labels, files };
+            let state = Expected {
+                id: snapshot.id,
+                kind: snapshot.kind,
+                parent,
+                labels: snapshot.labels,
+                files,
+            };
             found.insert(info.key.to_string(), state);
             ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!(found, reference.snapshots);
     for kind in Kind::ALL {
-        let expected: Vec<_> =
-            reference.snapshots.iter().filter(|(_, s)| s.kind == kind).map(|(key, _)| key.clone()).collect();
+        let expected: Vec<_> = reference
+            .snapshots
+            .iter()
+            .filter(|(_, s)| s.kind == kind)
+            .map(|(key, _)| key.clone())
+            .collect();
         assert_eq!(scene.page(kind), expected);
     }
 }

@@ -73,9 +73,11 @@ fn while_a_prepare_copies_nothing_else_waits_for_it() {
     {
         let meeting = meeting.clone();
         let slow = std::sync::atomic::AtomicBool::new(true);
-        faults.before_create(move |_| match slow.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            true => meeting.wait_for(1000),
-            false => Ok(()),
+        faults.before_create(move |_| {
+            match slow.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                true => meeting.wait_for(1000),
+                false => Ok(()),
+            }
         });
     }
     std::thread::scope(|scope| {
@@ -89,6 +91,7 @@ fn while_a_prepare_copies_nothing_else_waits_for_it() {
         scene.view("view", "base").unwrap();
         scene.remove("view").unwrap();
         scene.commit("committed", "quick").unwrap();
+        scene.remove("committed").unwrap();
         // The parent can't go; a collector must not be kept waiting for a copy to hear that.
         for name in ["base", "slow"] {
             assert_eq!(code(&scene.remove(name).unwrap_err()), Code::FailedPrecondition);
@@ -111,11 +114,17 @@ fn of_many_that_want_one_key_exactly_one_gets_it() {
             let threads: Vec<_> = (0..8)
                 .map(|at| {
                     let (scene, name) = (scene.clone(), &name);
-                    scope.spawn(move || match if at % 2 == 0 { scene.prepare(name, "") } else { scene.view(name, "") } {
-                        Ok(_) => true,
-                        Err(error) => {
-                            assert_eq!(code(&error), Code::AlreadyExists, "{error}");
-                            false
+                    scope.spawn(move || {
+                        match if at % 2 == 0 {
+                            scene.prepare(name, "")
+                        } else {
+                            scene.view(name, "")
+                        } {
+                            Ok(_) => true,
+                            Err(error) => {
+                                assert_eq!(code(&error), Code::AlreadyExists, "{error}");
+                                false
+                            }
                         }
                     })
                 })
@@ -154,7 +163,11 @@ fn a_commit_draws_the_line_between_writes_before_and_after_it() {
 }
 
 /// Opens anew for each file, so that activations race with the commit too.
-fn write_until_committed(scene: &Scene<'_>, info: &crate::snapshot::Info, writer: usize) -> BTreeSet<String> {
+fn write_until_committed(
+    scene: &Scene<'_>,
+    info: &crate::snapshot::Info,
+    writer: usize,
+) -> BTreeSet<String> {
     let mut written = BTreeSet::new();
     for at in 0.. {
         let name = format!("{writer}-{at}");
@@ -172,7 +185,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }

@@ -44,7 +44,10 @@ fn a_volume_that_cannot_be_destroyed_is_kept_with_the_reason_and_does_not_stop_t
     }
     let reaped = fixture.snapshots().cleanup().unwrap();
     assert_eq!(reaped.failed.len(), 1);
-    assert!(reaped.failed[0].starts_with(&format!("volume {broken_one}: the device is broken: ")), "{reaped:?}");
+    assert!(
+        reaped.failed[0].starts_with(&format!("volume {broken_one}: the device is broken: ")),
+        "{reaped:?}"
+    );
     assert_eq!(fixture.snapshots().pending().unwrap(), 1);
     assert_eq!(fixture.snapshots().check().unwrap(), reaped.failed);
     // The key has been free all the time.

@@ -6,7 +6,8 @@ use super::fixture::{Fixture, key};
 use crate::meta::Batch;
 use crate::types::{Kind, Snapshot};
 
-/// Views of one snapshot, written straight into the store: making them one by one is not what is tested.
+/// Views of one snapshot, written straight into the store: making them one by one is not what is
+/// tested.
 fn ten_thousand(fixture: &Fixture) {
     let scene = fixture.scene("default");
     scene.layer("base", "", "file");
@@ -14,7 +15,11 @@ fn ten_thousand(fixture: &Fixture) {
     let mut batch = Batch::default();
     for at in 0..10_000 {
         let id = fixture.store().next_snapshot_id().unwrap();
-        let new = Snapshot { id, labels: super::fixture::labels(&[("at", &at.to_string())]), ..view.clone() };
+        let new = Snapshot {
+            id,
+            labels: super::fixture::labels(&[("at", &at.to_string())]),
+            ..view.clone()
+        };
         batch.insert_snapshot(&scene.ns, &key(&format!("k8s.io/{at}/view-of-a-longer-name")), &new);
     }
     fixture.store().write(batch).unwrap();
@@ -33,7 +38,9 @@ fn ten_thousand_snapshots_start_list_and_filter_quickly() {
     };
     timed("start", Duration::from_secs(4), &mut || assert_eq!(fixture.restart().snapshots, 10_002));
     let scene = fixture.scene("default");
-    timed("list", Duration::from_secs(3), &mut || assert_eq!(scene.walk(&[]).unwrap().len(), 10_002));
+    timed("list", Duration::from_secs(3), &mut || {
+        assert_eq!(scene.walk(&[]).unwrap().len(), 10_002)
+    });
     timed("one kind", Duration::from_millis(500), &mut || {
         assert_eq!(scene.walk(&["kind==committed"]).unwrap(), ["base"]);
     });
@@ -41,7 +48,8 @@ fn ten_thousand_snapshots_start_list_and_filter_quickly() {
         assert_eq!(scene.walk(&["name==base,labels.at!=3"]).unwrap(), ["base"]);
     });
     timed("one page", Duration::from_millis(500), &mut || {
-        let page = scene.snapshots.page(&scene.ns, Kind::View, Some(&key("k8s.io/5")), 100).unwrap();
+        let page =
+            scene.snapshots.page(&scene.ns, Kind::View, Some(&key("k8s.io/5")), 100).unwrap();
         assert_eq!(page.len(), 100);
     });
     timed("check", Duration::from_secs(10), &mut || {

@@ -16,7 +16,8 @@ struct Journal {
 impl Watcher for Journal {
     fn changed(&self, change: &Change) {
         let snapshots = self.snapshots.upgrade().unwrap();
-        let there = |info: &crate::snapshot::Info| match snapshots.stat(&info.namespace, &info.key) {
+        let there = |info: &crate::snapshot::Info| match snapshots.stat(&info.namespace, &info.key)
+        {
             Ok(found) => found == *info,
             Err(_) => false,
         };
@@ -25,7 +26,9 @@ impl Watcher for Journal {
             Change::Committed { key, info } => {
                 // What changes something must not wait for the change that it is told of.
                 let view = self::key("from-within");
-                snapshots.view(&info.namespace, &view, Some(&info.key), Default::default()).unwrap();
+                snapshots
+                    .view(&info.namespace, &view, Some(&info.key), Default::default())
+                    .unwrap();
                 snapshots.remove(&info.namespace, &view).unwrap();
                 format!("committed {key} as {} {}", info.key, there(info))
             }
@@ -39,7 +42,10 @@ impl Watcher for Journal {
 #[test]
 fn watchers_are_told_of_each_durable_change_outside_every_lock_and_of_no_refused_one() {
     let fixture = Fixture::native();
-    let journal = Arc::new(Journal { snapshots: Arc::downgrade(fixture.snapshots()), lines: Mutex::default() });
+    let journal = Arc::new(Journal {
+        snapshots: Arc::downgrade(fixture.snapshots()),
+        lines: Mutex::default(),
+    });
     fixture.snapshots().watch(journal.clone());
     let scene = fixture.scene("default");
     scene.prepare("a", "").unwrap();

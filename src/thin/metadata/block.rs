@@ -44,7 +44,8 @@ impl MetadataDevice {
     /// Reads a block as it stands.
     pub(super) fn read_raw(&self, number: u64) -> Result<Box<Block>> {
         let block = direct::read(&self.file, number);
-        let block = block.map_err(|source| Error::Io { what: format!("block {number}"), source })?;
+        let block =
+            block.map_err(|source| Error::Io { what: format!("block {number}"), source })?;
         self.reads.set(self.reads.get() + 1);
         Ok(block)
     }

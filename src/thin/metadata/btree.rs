@@ -38,7 +38,10 @@ impl Node {
         let (len, room) = (block.u32(16) as usize, block.u32(20) as usize);
         let size = block.u32(24) as usize;
         if size != if leaf { value_size } else { 8 } {
-            return Err(Error::Damaged { block: number, why: format!("has values of {size} bytes") });
+            return Err(Error::Damaged {
+                block: number,
+                why: format!("has values of {size} bytes"),
+            });
         }
         if len > room || HEADER + room * (8 + size) > BLOCK_SIZE {
             return Err(damaged(number, "claims more entries than fit"));
@@ -99,11 +102,14 @@ pub(super) fn find<const N: usize>(
     Err(damaged(root, "is the root of a tree without end"))
 }
 
+/// Takes a leaf's block, a key in it and its value.
+pub(super) type Visit<'a, const N: usize> = dyn FnMut(u64, u64, &[u8; N]) -> Result<()> + 'a;
+
 /// Calls `visit` with each leaf's block, key and value, in order of keys.
 pub(super) fn walk<const N: usize>(
     device: &MetadataDevice,
     root: u64,
-    visit: &mut dyn FnMut(u64, u64, &[u8; N]) -> Result<()>,
+    visit: &mut Visit<'_, N>,
 ) -> Result<()> {
     let mut pending = vec![(root, 0)];
     while let Some((number, depth)) = pending.pop() {

@@ -56,7 +56,8 @@ impl<'a> Cursor<'a> {
         let mut end = span.end;
         for index in (0..node.len()).rev() {
             let (first, value) = (node.key(index), node.number_at(index));
-            let what = if node.is_leaf() { What::Mapped(value >> TIME_BITS) } else { What::Unread(value) };
+            let what =
+                if node.is_leaf() { What::Mapped(value >> TIME_BITS) } else { What::Unread(value) };
             self.spans.push(Span { first, end, what });
             end = first;
         }
@@ -87,20 +88,23 @@ pub(super) fn exclusive(
                 ours.skip();
                 theirs.skip();
             }
-            (What::Unread(a), Some((their, What::Unread(b)))) => match our.first.cmp(&their.first) {
-                std::cmp::Ordering::Less => ours.open(our, a)?,
-                std::cmp::Ordering::Greater => theirs.open(their, b)?,
-                std::cmp::Ordering::Equal => {
-                    // A tree may be one level higher than the other: open the wider span.
-                    let (we_are_wider, they_are_wider) = (our.end >= their.end, their.end >= our.end);
-                    if we_are_wider {
-                        ours.open(our, a)?;
-                    }
-                    if they_are_wider {
-                        theirs.open(their, b)?;
+            (What::Unread(a), Some((their, What::Unread(b)))) => {
+                match our.first.cmp(&their.first) {
+                    std::cmp::Ordering::Less => ours.open(our, a)?,
+                    std::cmp::Ordering::Greater => theirs.open(their, b)?,
+                    std::cmp::Ordering::Equal => {
+                        // A tree may be one level higher than the other: open the wider span.
+                        let (we_are_wider, they_are_wider) =
+                            (our.end >= their.end, their.end >= our.end);
+                        if we_are_wider {
+                            ours.open(our, a)?;
+                        }
+                        if they_are_wider {
+                            theirs.open(their, b)?;
+                        }
                     }
                 }
-            },
+            }
             (What::Mapped(_), Some((their, What::Unread(b)))) if their.first <= our.first => {
                 theirs.open(their, b)?;
             }
@@ -113,7 +117,9 @@ pub(super) fn exclusive(
                 ours.skip();
                 theirs.skip();
             }
-            (What::Mapped(_), Some((their, What::Mapped(_)))) if their.first < our.first => theirs.skip(),
+            (What::Mapped(_), Some((their, What::Mapped(_)))) if their.first < our.first => {
+                theirs.skip()
+            }
             (What::Mapped(_), _) => {
                 count += 1;
                 ours.skip();

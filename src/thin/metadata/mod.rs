@@ -17,8 +17,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-pub use block::MetadataDevice;
 use block::Checksum;
+pub use block::MetadataDevice;
 
 use super::ThinId;
 use crate::sys::direct;
@@ -123,7 +123,8 @@ impl<'a> View<'a> {
 
     /// How many data blocks `thin` maps, shared or not.
     pub fn mapped_blocks(&self, thin: ThinId) -> Result<Option<u64>> {
-        let Some((block, value)) = btree::find::<24>(self.device, self.details_root, key(thin))? else {
+        let Some((block, value)) = btree::find::<24>(self.device, self.details_root, key(thin))?
+        else {
             return Ok(None);
         };
         Ok(Some(details(block, key(thin), &value)?.mapped_blocks))

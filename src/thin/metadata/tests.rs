@@ -29,7 +29,13 @@ fn restore(thins: &[(u32, Mappings)]) -> (tempfile::TempDir, PathBuf) {
     xml.push_str("</superblock>");
     std::fs::write(&xml_path, xml).unwrap();
     File::create(&path).unwrap().set_len(32 << 20).unwrap();
-    let restored = Command::new("thin_restore").arg("-q").arg("-i").arg(&xml_path).arg("-o").arg(&path).output();
+    let restored = Command::new("thin_restore")
+        .arg("-q")
+        .arg("-i")
+        .arg(&xml_path)
+        .arg("-o")
+        .arg(&path)
+        .output();
     let restored = restored.expect("needs thin_restore: apt-get install thin-provisioning-tools");
     assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     (dir, path)
@@ -96,7 +102,11 @@ fn without_an_origin_everything_mapped_is_exclusive() {
 fn a_cancelled_comparison_says_so() {
     let (_dir, path) = restore(&[(1, vec![(0, 0, 10)]), (2, vec![(0, 50, 10)])]);
     let device = open(&path).unwrap();
-    let answer = View::open(&device, 0).unwrap().exclusive_blocks(thin(2), Some(thin(1)), &AtomicBool::new(true));
+    let answer = View::open(&device, 0).unwrap().exclusive_blocks(
+        thin(2),
+        Some(thin(1)),
+        &AtomicBool::new(true),
+    );
     assert!(matches!(answer, Err(Error::Cancelled)), "{answer:?}");
 }
 

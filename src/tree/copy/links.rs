@@ -102,3 +102,39 @@ impl Staging {
 fn staged_name(stat: &Stat) -> CString {
     CString::new(stat.st_ino.to_string()).expect("digits hold no NUL")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::testing::dir;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    /// A file may have 65,000 links on ext4, and its copy must not need one more on the way.
+    #[test]
+    fn staging_never_has_more_links_than_the_original() {
+        let base = tempfile::tempdir().unwrap();
+        let (old, new) = (base.path().join("old"), base.path().join("new"));
+        fs::create_dir(&old).unwrap();
+        fs::create_dir(&new).unwrap();
+        fs::write(old.join("0"), "x").unwrap();
+        (1..4).for_each(|name| fs::hard_link(old.join("0"), old.join(name.to_string())).unwrap());
+        let (old_dir, new_dir) = (dir(&old), dir(&new));
+        let mut links = Links::default();
+        for name in 0..4 {
+            let name = CString::new(name.to_string()).unwrap();
+            let stat = open::stat(old_dir.as_fd(), &name).unwrap();
+            if let Place::Make(staged) = links.place(&stat, new_dir.as_fd(), &name).unwrap() {
+                let staging = links.staging(old_dir.as_fd(), new_dir.as_fd()).unwrap();
+                linkat(&old_dir, c"0", staging, &staged, AtFlags::empty()).unwrap();
+                unlinkat(&old_dir, c"0", AtFlags::empty()).unwrap();
+                links.publish(&stat, new_dir.as_fd(), &name).unwrap();
+            }
+            // Three old names are left of four, so the new ones and the staged one are the rest.
+            let made = fs::metadata(new.join("0")).unwrap().nlink() - 3;
+            assert!(made <= 4, "{made} links");
+        }
+        links.finish(new_dir.as_fd()).unwrap();
+        assert_eq!(fs::read_dir(&new).unwrap().count(), 4);
+    }
+}

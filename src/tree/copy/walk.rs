@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
     fn finish_directory(&self, stat: &Stat) -> Result<()> {
         attributes::xattrs(File::Open(self.from.dir()))
             .and_then(|xattrs| attributes::apply(self.to.dir(), stat, &xattrs))
-            .doing("copying the attributes of", || self.from.path())?;
+            .doing("copying the attributes of", || self.from.path().to_owned())?;
         self.work.made_inode();
         Ok(())
     }

@@ -45,9 +45,19 @@ struct Part {
 impl Assembly {
     /// Finds or builds the pool. `known`: the store has a record of it. After an error nothing that
     /// is ours is left active.
-    pub(super) fn build(config: &ThinConfig, dm: &Arc<Dm>, identity: Identity, known: bool) -> Result<(Pool, Self)> {
-        let mut assembly =
-            Self { dm: dm.clone(), identity, patience: config.patience, pool: None, attached: Vec::new() };
+    pub(super) fn build(
+        config: &ThinConfig,
+        dm: &Arc<Dm>,
+        identity: Identity,
+        known: bool,
+    ) -> Result<(Pool, Self)> {
+        let mut assembly = Self {
+            dm: dm.clone(),
+            identity,
+            patience: config.patience,
+            pool: None,
+            attached: Vec::new(),
+        };
         match assembly.assemble(config, known) {
             Ok(pool) => Ok((pool, assembly)),
             Err(error) => {
@@ -70,15 +80,18 @@ impl Assembly {
                 self.pool_on(config, &metadata, &data, known)?
             }
         };
-        let pool = Pool::open(self.dm.clone(), &name).map_err(|e| pool_error("opening the thin pool", e))?;
-        pool.release_stale_metadata_snapshot().map_err(|e| pool_error("opening the thin pool", e))?;
+        let pool = Pool::open(self.dm.clone(), &name)
+            .map_err(|e| pool_error("opening the thin pool", e))?;
+        pool.release_stale_metadata_snapshot()
+            .map_err(|e| pool_error("opening the thin pool", e))?;
         Ok(pool)
     }
 
     /// Attaches the two files, or finds where they are attached.
     fn attach(&mut self, files: &PoolFiles) -> Result<(Part, Part)> {
         let live = self.live_table(&self.identity.pool_name())?;
-        let metadata = AttachedFile::find_or_attach(&files.metadata, live.as_ref().map(|t| t.metadata))?;
+        let metadata =
+            AttachedFile::find_or_attach(&files.metadata, live.as_ref().map(|t| t.metadata))?;
         self.attached.push(metadata);
         let data = AttachedFile::find_or_attach(&files.data, live.as_ref().map(|t| t.data))?;
         self.attached.push(data);
@@ -90,12 +103,20 @@ impl Assembly {
     }
 
     /// Finds our pool active on these devices, or makes it there.
-    fn pool_on(&mut self, config: &ThinConfig, metadata: &Part, data: &Part, known: bool) -> Result<String> {
+    fn pool_on(
+        &mut self,
+        config: &ThinConfig,
+        metadata: &Part,
+        data: &Part,
+        known: bool,
+    ) -> Result<String> {
         let name = self.identity.pool_name();
         let context = || format!("assembling the thin pool {name}");
         let info = self.dm.info(&name).map_err(|e| dm_error(context(), e))?;
         match (info, self.live_table(&name)?) {
-            (Some(_), Some(table)) if (table.metadata, table.data) != (metadata.number, data.number) => {
+            (Some(_), Some(table))
+                if (table.metadata, table.data) != (metadata.number, data.number) =>
+            {
                 let (metadata, data) = (table.metadata, table.data);
                 return refused(Refusal::OtherDevices { name, metadata, data });
             }
@@ -122,13 +143,19 @@ impl Assembly {
     }
 
     fn live_table(&self, name: &str) -> Result<Option<PoolTable>> {
-        let table = self.dm.table(name).map_err(|e| dm_error(format!("looking for the thin pool {name}"), e))?;
+        let table = self
+            .dm
+            .table(name)
+            .map_err(|e| dm_error(format!("looking for the thin pool {name}"), e))?;
         Ok(table.as_ref().and_then(PoolTable::parse))
     }
 
     /// Thin devices of ours that nobody in this process knows: left by a killed daemon.
     fn remove_thin_devices(&self) -> Result<()> {
-        let names = self.dm.devices().map_err(|e| dm_error("looking for thin devices of an earlier run", e))?;
+        let names = self
+            .dm
+            .devices()
+            .map_err(|e| dm_error("looking for thin devices of an earlier run", e))?;
         for name in names.iter().filter(|name| self.identity.is_thin_name(name)) {
             tracing::info!(device = name, "removing a thin device of an earlier run");
             if !remove_when_closed(&self.dm, name, self.patience)
@@ -149,12 +176,11 @@ impl Assembly {
     /// Removes the pool and detaches the files, where they are ours. Twice is fine.
     pub(super) fn take_down(&self) -> Result<()> {
         self.remove_thin_devices()?;
-        if let Some(pool) = &self.pool {
-            if !remove_when_closed(&self.dm, pool, self.patience)
+        if let Some(pool) = &self.pool
+            && !remove_when_closed(&self.dm, pool, self.patience)
                 .map_err(|e| dm_error(format!("removing the thin pool {pool}"), e))?
-            {
-                return refused(Refusal::StillOpen(pool.clone()));
-            }
+        {
+            return refused(Refusal::StillOpen(pool.clone()));
         }
         self.attached.iter().try_for_each(AttachedFile::detach)
     }
@@ -172,7 +198,8 @@ fn error_cause(error: &Error) -> String {
 }
 
 fn part(path: &Path) -> Result<Part> {
-    let number = block_device(path).map_err(|e| error::io(format!("looking at {}", path.display()), e))?;
+    let number =
+        block_device(path).map_err(|e| error::io(format!("looking at {}", path.display()), e))?;
     match number {
         Some(number) => Ok(Part { number: number.into(), path: path.to_owned() }),
         None => refused(Refusal::NotADevice(path.to_owned())),
@@ -183,7 +210,8 @@ fn part(path: &Path) -> Result<Part> {
 /// blank nor a pool's is somebody's data.
 fn check_first_block(path: &Path, known: bool) -> Result<()> {
     let device = metadata::open(path).map_err(|e| backend("looking at the metadata device", e))?;
-    let first = metadata::first_block(&device).map_err(|e| backend("looking at the metadata device", e))?;
+    let first =
+        metadata::first_block(&device).map_err(|e| backend("looking at the metadata device", e))?;
     match first {
         FirstBlock::Blank if known => refused(Refusal::Blank(path.to_owned())),
         FirstBlock::Other => refused(Refusal::NotBlank(path.to_owned())),
@@ -196,7 +224,10 @@ fn pool_table(config: &ThinConfig, metadata: &Part, data: &Part) -> Result<PoolT
     let size = device_size(data)?;
     let blocks = size.0 / block.0.max(1);
     if blocks == 0 {
-        return refused(Refusal::TooSmall { device: data.path.display().to_string(), bytes: size.bytes() });
+        return refused(Refusal::TooSmall {
+            device: data.path.display().to_string(),
+            bytes: size.bytes(),
+        });
     }
     Ok(PoolTable {
         length: Sectors(blocks * block.0),

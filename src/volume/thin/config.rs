@@ -55,7 +55,17 @@ impl Filesystem {
             Filesystem::Ext4 => (
                 "mkfs.ext4",
                 &[
-                    "-q", "-F", "-b", "4096", "-m", "0", "-O", "^resize_inode", "-J", "size=4", "-E",
+                    "-q",
+                    "-F",
+                    "-b",
+                    "4096",
+                    "-m",
+                    "0",
+                    "-O",
+                    "^resize_inode",
+                    "-J",
+                    "size=4",
+                    "-E",
                     "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
                 ],
             ),

@@ -11,50 +11,25 @@
 //! Order of locks: a thin id's turn, then the map. No lock of another volume is held over an ioctl
 //! or a mount.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::error;
+use super::error::DeviceError;
 use super::ext4::Superblock;
 use super::identity::Identity;
-use crate::sys::mount::{MountError, mount_detached, reconfigure, root_directory};
+use super::turns::Turns;
+use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
-
-/// A thin device that could not be made reachable, or let go of.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DeviceError {
-    /// The pool has no such thin device.
-    #[error("the pool has no thin device {0}")]
-    Missing(ThinId),
-    /// A descriptor is still open.
-    #[error("{0}")]
-    Busy(String),
-    /// An ioctl failed.
-    #[error(transparent)]
-    Dm(#[from] dm::Error),
-    /// A mount call failed.
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    /// Reading or growing the filesystem failed.
-    #[error("{context}")]
-    Io {
-        /// What was being done.
-        context: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -100,7 +75,16 @@ impl Devices {
         plan: MountPlan,
         patience: Duration,
     ) -> Self {
-        Self { dm, nodes, identity, pool, plan, patience, turns: Turns::default(), active: Mutex::default() }
+        Self {
+            dm,
+            nodes,
+            identity,
+            pool,
+            plan,
+            patience,
+            turns: Turns::default(),
+            active: Mutex::default(),
+        }
     }
 
     /// Makes the thin device active and its filesystem reachable, and opens its root directory.
@@ -113,7 +97,9 @@ impl Devices {
     fn activate_in_turn(&self, thin: ThinId, size: Sectors, access: Access) -> Result<OwnedFd> {
         match self.try_activate(thin, size, access, access) {
             // A filesystem that was not unmounted needs its journal replayed even for reading.
-            Err(DeviceError::Mount(e)) if access == Access::ReadOnly && e.errno() == Some(Errno::ROFS) => {
+            Err(DeviceError::Mount(e))
+                if access == Access::ReadOnly && e.errno() == Some(Errno::ROFS) =>
+            {
                 tracing::info!(%thin, "replaying the journal of a volume that was not unmounted");
                 self.try_activate(thin, size, access, Access::ReadWrite)
             }
@@ -121,7 +107,13 @@ impl Devices {
         }
     }
 
-    fn try_activate(&self, thin: ThinId, size: Sectors, access: Access, device: Access) -> Result<OwnedFd> {
+    fn try_activate(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        access: Access,
+        device: Access,
+    ) -> Result<OwnedFd> {
         let present = self.active.lock().remove(&thin);
         let mut active = match present {
             Some(active) if active.device == Access::ReadOnly && device == Access::ReadWrite => {
@@ -146,7 +138,13 @@ impl Devices {
     }
 
     /// Makes the device active.
-    fn open(&self, thin: ThinId, size: Sectors, device: Access, filesystem: Access) -> Result<Active> {
+    fn open(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        device: Access,
+        filesystem: Access,
+    ) -> Result<Active> {
         let name = self.identity.thin_name(thin);
         let table = Table::thin(size, self.pool, thin);
         let number = match self.dm.activate(&name, &table, device == Access::ReadOnly) {
@@ -157,7 +155,10 @@ impl Devices {
             Ok(path) => Ok(Active { number, path, device, filesystem, mount: None }),
             Err(source) => {
                 self.dm.remove(&name)?;
-                Err(DeviceError::Io { context: format!("finding a device node for {name}"), source })
+                Err(DeviceError::Io {
+                    context: format!("finding a device node for {name}"),
+                    source,
+                })
             }
         }
     }
@@ -185,10 +186,16 @@ impl Devices {
             false => self.superblock(&active.path)?.blocks_to_grow_to(size),
         };
         let Some(blocks) = grow else {
-            return Ok(mount_detached(self.plan.filesystem, &active.path, read_only, &self.plan.options)?);
+            return Ok(mount_detached(
+                self.plan.filesystem,
+                &active.path,
+                read_only,
+                &self.plan.options,
+            )?);
         };
         // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
-        let lazy: Vec<_> = self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
+        let lazy: Vec<_> =
+            self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
         let mount = mount_detached(self.plan.filesystem, &active.path, false, &lazy)?;
         let context = || format!("growing the filesystem to {blocks} blocks");
         let io = |source| DeviceError::Io { context: context(), source };
@@ -207,28 +214,47 @@ impl Devices {
     pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
         let _turn = self.turns.take(thin);
         let context = || format!("flushing thin device {thin}");
-        rustix::fs::syncfs(root).map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
-        let mut active = self.active.lock();
-        let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
-            return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
-        };
-        if *filesystem == Access::ReadOnly {
-            return Ok(());
-        }
-        // The map must not stay locked over the reconfiguration, which writes.
-        let mount = rustix::io::fcntl_dupfd_cloexec(&*mount, 0)
+        rustix::fs::syncfs(root)
             .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
-        drop(active);
-        match reconfigure(&mount, true, &[]) {
+        self.reconfigure(thin, Access::ReadOnly)
+    }
+
+    /// Takes a seal back, in place.
+    pub(super) fn unseal(&self, thin: ThinId) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        self.reconfigure(thin, Access::ReadWrite)
+    }
+
+    /// Changes what the mounted filesystem admits. In between it counts as writable.
+    fn reconfigure(&self, thin: ThinId, access: Access) -> Result<()> {
+        let Some(mount) = self.begin_reconfigure(thin, access)? else { return Ok(()) };
+        match reconfigure(&mount, access == Access::ReadOnly, &[]) {
             Err(e) if e.errno() == Some(Errno::BUSY) => {
                 return Err(DeviceError::Busy("a file is open for writing".to_owned()));
             }
             other => other?,
         }
         if let Some(active) = self.active.lock().get_mut(&thin) {
-            active.filesystem = Access::ReadOnly;
+            active.filesystem = access;
         }
         Ok(())
+    }
+
+    /// A descriptor of the mount of its own, for the map must not stay locked over a reconfiguration,
+    /// which writes. `None`: nothing to do.
+    fn begin_reconfigure(&self, thin: ThinId, access: Access) -> Result<Option<OwnedFd>> {
+        let mut active = self.active.lock();
+        let Some(Active { mount: Some(mount), filesystem, .. }) = active.get_mut(&thin) else {
+            return Err(DeviceError::Busy(format!("thin device {thin} is not mounted")));
+        };
+        if *filesystem == access {
+            return Ok(None);
+        }
+        let context = || "duplicating the mount's descriptor".to_owned();
+        let mount =
+            mount.try_clone().map_err(|source| DeviceError::Io { context: context(), source })?;
+        *filesystem = Access::ReadWrite;
+        Ok(Some(mount))
     }
 
     /// Whether a snapshot of it now would miss what is only in memory.
@@ -266,7 +292,12 @@ impl Devices {
     }
 
     /// Runs `work` with the path of the inactive, or active but unmounted, device.
-    pub(super) fn with_device<T>(&self, thin: ThinId, size: Sectors, work: impl FnOnce(&Path) -> T) -> Result<T> {
+    pub(super) fn with_device<T>(
+        &self,
+        thin: ThinId,
+        size: Sectors,
+        work: impl FnOnce(&Path) -> T,
+    ) -> Result<T> {
         let _turn = self.turns.take(thin);
         let active = self.open(thin, size, Access::ReadWrite, Access::ReadWrite)?;
         let result = work(&active.path);
@@ -297,7 +328,10 @@ impl Devices {
         drop(root);
         let active = self.active.lock().remove(&thin);
         active.map_or(Ok(()), |active| self.close(thin, active))?;
-        counted.map_err(|source| DeviceError::Io { context: format!("counting inodes of {thin}"), source })
+        counted.map_err(|source| DeviceError::Io {
+            context: format!("counting inodes of {thin}"),
+            source,
+        })
     }
 
     /// Deactivates everything that is still active; the first error after trying all.
@@ -339,57 +373,5 @@ pub(super) fn remove_when_closed(dm: &Dm, name: &str, patience: Duration) -> dm:
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-/// One at a time for each thin id; others are not kept waiting.
-#[derive(Debug, Default)]
-struct Turns {
-    taken: Mutex<HashSet<ThinId>>,
-    given_back: Condvar,
-}
-
-/// The right to work on one thin device. Given back when dropped.
-struct Turn<'a> {
-    turns: &'a Turns,
-    thin: ThinId,
-}
-
-impl Turns {
-    fn take(&self, thin: ThinId) -> Turn<'_> {
-        let mut taken = self.taken.lock();
-        while !taken.insert(thin) {
-            self.given_back.wait(&mut taken);
-        }
-        Turn { turns: self, thin }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.taken.lock().remove(&self.thin);
-        self.turns.given_back.notify_all();
-    }
-}
-
-impl From<DeviceError> for std::io::Error {
-    fn from(error: DeviceError) -> Self {
-        std::io::Error::other(error)
-    }
-}
-
-/// The volume layer's words for what went wrong with a volume's device.
-pub(super) fn volume_error(
-    volume: crate::types::VolumeId,
-    doing: &str,
-    error: DeviceError,
-) -> crate::volume::Error {
-    use crate::volume::Error;
-    let context = format!("{doing} volume {volume}");
-    match error {
-        DeviceError::Missing(_) => Error::Missing(volume),
-        DeviceError::Busy(why) => Error::Busy(volume, why),
-        DeviceError::Io { context: inner, source } => error::io(format!("{context}: {inner}"), source),
-        DeviceError::Dm(_) | DeviceError::Mount(_) => error::backend(context, error),
     }
 }

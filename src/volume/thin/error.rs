@@ -5,8 +5,9 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::mount::MountError;
 use crate::thin::dm::DevNum;
-use crate::thin::{dm, metadata, pool};
+use crate::thin::{ThinId, dm, metadata, pool};
 use crate::types::VolumeId;
 use crate::volume::{Error, Result};
 
@@ -70,10 +71,14 @@ pub enum Refusal {
     )]
     NotBlank(PathBuf),
     /// The metadata device is blank although the store knows a pool.
-    #[error("the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back")]
+    #[error(
+        "the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back"
+    )]
     Blank(PathBuf),
     /// A backing file is gone although the store knows a pool.
-    #[error("the pool's file {0} is gone, but the metadata store knows a pool: bring the file back")]
+    #[error(
+        "the pool's file {0} is gone, but the metadata store knows a pool: bring the file back"
+    )]
     FileGone(PathBuf),
     /// The path is no block device.
     #[error("{0} is no block device")]
@@ -90,7 +95,9 @@ pub enum Refusal {
     #[error("the device {0} of an earlier run is still open: unmount it, or end who uses it")]
     StillOpen(String),
     /// The root was made by the other backend.
-    #[error("volume {0} is a directory: this root was made with the native backend (--backend native)")]
+    #[error(
+        "volume {0} is a directory: this root was made with the native backend (--backend native)"
+    )]
     NativeVolume(VolumeId),
     /// mkfs failed.
     #[error("{program} failed: {output}")]
@@ -103,7 +110,10 @@ pub enum Refusal {
 }
 
 /// An error with what was being done.
-pub(super) fn backend(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Error {
+pub(super) fn backend(
+    context: impl Into<String>,
+    source: impl StdError + Send + Sync + 'static,
+) -> Error {
     Error::Backend { context: context.into(), source: Box::new(source) }
 }
 
@@ -115,7 +125,9 @@ pub(super) fn refused<T>(refusal: Refusal) -> Result<T> {
 /// An I/O error with what was being done; a full disk is its own kind.
 pub(super) fn io(context: impl Into<String>, source: io::Error) -> Error {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace(format!("{}: {source}", context.into())),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace(format!("{}: {source}", context.into()))
+        }
         _ => Error::Io { context: context.into(), source },
     }
 }
@@ -123,7 +135,10 @@ pub(super) fn io(context: impl Into<String>, source: io::Error) -> Error {
 /// A failed pool message.
 pub(super) fn pool_error(context: impl Into<String>, error: pool::Error) -> Error {
     if error.no_space() {
-        return Error::NoSpace(format!("{}: the pool's metadata is full; remove snapshots or grow it", context.into()));
+        return Error::NoSpace(format!(
+            "{}: the pool's metadata is full; remove snapshots or grow it",
+            context.into()
+        ));
     }
     backend(context, error)
 }
@@ -138,5 +153,42 @@ pub(super) fn metadata_error(context: impl Into<String>, error: metadata::Error)
     match error {
         metadata::Error::Cancelled => Error::Cancelled(error.to_string()),
         metadata::Error::Io { .. } | metadata::Error::Damaged { .. } => backend(context, error),
+    }
+}
+
+/// A thin device that could not be made reachable, or let go of.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    /// The pool has no such thin device.
+    #[error("the pool has no thin device {0}")]
+    Missing(ThinId),
+    /// A descriptor is still open.
+    #[error("{0}")]
+    Busy(String),
+    /// An ioctl failed.
+    #[error(transparent)]
+    Dm(#[from] dm::Error),
+    /// A mount call failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Reading or growing the filesystem failed.
+    #[error("{context}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The volume layer's words for what went wrong with a volume's device.
+pub(super) fn volume_error(volume: VolumeId, doing: &str, error: DeviceError) -> Error {
+    let context = format!("{doing} volume {volume}");
+    match error {
+        DeviceError::Missing(_) => Error::Missing(volume),
+        DeviceError::Busy(why) => Error::Busy(volume, why),
+        DeviceError::Io { context: inner, source } => io(format!("{context}: {inner}"), source),
+        DeviceError::Dm(_) | DeviceError::Mount(_) => backend(context, error),
     }
 }

@@ -29,7 +29,8 @@ impl Superblock {
     /// Reads it from a device, past the page cache.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let block = direct::read(&direct::open(path)?, 0)?;
-        Self::parse(&block).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no ext4 superblock"))
+        Self::parse(&block)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no ext4 superblock"))
     }
 
     fn parse(block: &Block) -> Option<Self> {

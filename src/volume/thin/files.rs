@@ -1,6 +1,7 @@
 //! The two sparse files of a pool that we make by ourselves, and the loop devices on them.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +36,11 @@ impl PoolFiles {
                 return refused(Refusal::FileGone(path.clone()));
             }
         }
-        fs::create_dir_all(dir).map_err(|e| error::io(format!("making {}", dir.display()), e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| error::io(format!("making {}", dir.display()), e))?;
         let present = fs::metadata(&files.data).map(|m| m.len()).unwrap_or(0);
         let data = match size {
             Some(size) => size.max(present) / MIB * MIB,
@@ -62,7 +67,8 @@ impl PoolFiles {
 
 /// Four fifths of what is free: the rest is for the metadata store, and for whatever else lives there.
 fn default_size(dir: &Path) -> Result<u64> {
-    let fs = rustix::fs::statvfs(dir).map_err(|e| error::io(format!("looking at {}", dir.display()), e.into()))?;
+    let fs = rustix::fs::statvfs(dir)
+        .map_err(|e| error::io(format!("looking at {}", dir.display()), e.into()))?;
     Ok(fs.f_bavail * fs.f_frsize / 5 * 4 / MIB * MIB)
 }
 
@@ -72,10 +78,11 @@ fn metadata_size(data: u64) -> u64 {
     (data / 256 / MIB * MIB).clamp(METADATA_RANGE.0, METADATA_RANGE.1)
 }
 
-/// Makes the file, or grows it.
+/// Makes the file, or grows it. It holds everybody's data: nobody but root may read it.
 fn at_least(path: &Path, bytes: u64) -> Result<()> {
     let attempt = || {
-        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        let file =
+            File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         if file.metadata()?.len() < bytes {
             file.set_len(bytes)?;
             file.sync_all()?;
@@ -86,7 +93,9 @@ fn at_least(path: &Path, bytes: u64) -> Result<()> {
 }
 
 fn sync_directory(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| error::io(format!("syncing {}", dir.display()), e))
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| error::io(format!("syncing {}", dir.display()), e))
 }
 
 /// A file attached to a loop device.
@@ -101,8 +110,9 @@ impl AttachedFile {
     /// Finds the loop device that `file` is attached to (the one called `wanted`, if it is attached
     /// to several), else attaches it.
     pub(super) fn find_or_attach(file: &Path, wanted: Option<DevNum>) -> Result<Self> {
-        let found = LoopDevice::find(file)
-            .map_err(|e| error::io(format!("looking for the loop device of {}", file.display()), e))?;
+        let found = LoopDevice::find(file).map_err(|e| {
+            error::io(format!("looking for the loop device of {}", file.display()), e)
+        })?;
         let mut attached = found.into_iter().map(Self::look).collect::<Result<Vec<_>>>()?;
         attached.sort_by_key(|a| Some(a.number) != wanted);
         if let Some(&found) = attached.first() {
@@ -147,6 +157,7 @@ impl AttachedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn files_are_made_once_and_only_ever_grow() {
@@ -154,6 +165,7 @@ mod tests {
         let len = |path: &Path| fs::metadata(path).unwrap().len();
         let files = PoolFiles::prepare(dir.path(), Some(100 * MIB), false).unwrap();
         assert_eq!((len(&files.data), len(&files.metadata)), (100 * MIB, 32 * MIB));
+        assert_eq!(fs::metadata(&files.data).unwrap().permissions().mode() & 0o777, 0o600);
         for (asked, expected) in [(None, 100), (Some(80), 100), (Some(200), 200), (None, 200)] {
             PoolFiles::prepare(dir.path(), asked.map(|mib| mib * MIB), true).unwrap();
             assert_eq!(len(&files.data), expected * MIB, "{asked:?}");

@@ -23,7 +23,9 @@ impl Identity {
                 self::io(format!("reading the root's identity in {}", path.display()), why)
             }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::make(private, &path),
-            Err(e) => Err(self::io(format!("reading the root's identity in {}", path.display()), e)),
+            Err(e) => {
+                Err(self::io(format!("reading the root's identity in {}", path.display()), e))
+            }
         }
     }
 
@@ -46,7 +48,8 @@ impl Identity {
             fs::File::open(private)?.sync_all()?;
             Ok(made)
         };
-        attempt().map_err(|e| self::io(format!("making the root's identity in {}", path.display()), e))
+        attempt()
+            .map_err(|e| self::io(format!("making the root's identity in {}", path.display()), e))
     }
 
     /// What the names of all our devices begin with.

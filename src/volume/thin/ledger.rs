@@ -66,7 +66,8 @@ impl Book {
             Some(record) => witnessed(record, pool)?,
             None => adopt(&*ledger, pool, identity, count)?,
         };
-        let state = State { next: record.reserved_end, record, recycled: Vec::new(), taboo: Vec::new() };
+        let state =
+            State { next: record.reserved_end, record, recycled: Vec::new(), taboo: Vec::new() };
         Ok(Self { ledger, state: Mutex::new(state) })
     }
 
@@ -77,7 +78,11 @@ impl Book {
 
     /// An id that no thin device has. `existing` lists the pool's ids; only called once all ids have been
     /// reserved.
-    pub(super) fn next(&self, pool: &Pool, existing: &dyn Fn() -> Result<Vec<ThinId>>) -> Result<ThinId> {
+    pub(super) fn next(
+        &self,
+        pool: &Pool,
+        existing: &dyn Fn() -> Result<Vec<ThinId>>,
+    ) -> Result<ThinId> {
         let mut state = self.state.lock();
         loop {
             if state.next == state.record.reserved_end && state.next < ThinId::END {
@@ -161,7 +166,10 @@ fn recycle(state: &mut State, existing: &dyn Fn() -> Result<Vec<ThinId>>) -> Res
 }
 
 fn load(ledger: &dyn PoolLedger) -> Result<Option<types::Pool>> {
-    ledger.load().map_err(|source| Error::Backend { context: "loading the pool's record".to_owned(), source })
+    ledger.load().map_err(|source| Error::Backend {
+        context: "loading the pool's record".to_owned(),
+        source,
+    })
 }
 
 /// The pool's transaction id must be the record's, or one behind.
@@ -180,7 +188,8 @@ fn catch_up(record: &types::Pool, pool: &Pool) -> Result<()> {
     if found.checked_add(1) != Some(expected) {
         return refused(Refusal::Witness { pool: pool.name().to_owned(), found, expected });
     }
-    pool.set_transaction_id(found, expected).map_err(|e| pool_error("moving the pool's transaction id on", e))
+    pool.set_transaction_id(found, expected)
+        .map_err(|e| pool_error("moving the pool's transaction id on", e))
 }
 
 /// Takes on a pool that the ledger doesn't know: it must be empty. A crash after the message leaves a pool
@@ -200,8 +209,9 @@ fn adopt(
     pool.set_transaction_id(status.transaction_id, transaction_id)
         .map_err(|e| pool_error("setting the pool's first transaction id", e))?;
     let record = types::Pool { transaction_id, ..types::Pool::default() };
-    ledger
-        .save(&record)
-        .map_err(|source| Error::Backend { context: "saving the pool's record".to_owned(), source })?;
+    ledger.save(&record).map_err(|source| Error::Backend {
+        context: "saving the pool's record".to_owned(),
+        source,
+    })?;
     Ok(record)
 }

@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 use super::config::Filesystem;
 use super::template::mkfs_is_installed;
 use crate::sys::mount;
-use crate::thin::dm::Dm;
+use crate::thin::dm::{Dm, Version};
 
 /// The oldest thin-pool target of a kernel that has the new mount API (Linux 5.2).
-const OLDEST_TARGET: (u32, u32, u32) = (1, 20, 0);
+const OLDEST_TARGET: Version = (1, 20, 0);
 const TARGET: &str = "thin-pool";
 
 /// Whether dm-thin can be used here, and if not, why, in one line. Tries to load the kernel's
@@ -34,7 +34,7 @@ pub fn available() -> Result<(), String> {
 }
 
 /// The version of the thin-pool target, if it is loaded.
-fn target() -> Result<Option<(u32, u32, u32)>, String> {
+fn target() -> Result<Option<Version>, String> {
     let targets = Dm::open().and_then(|dm| dm.targets()).map_err(|e| e.to_string())?;
     Ok(targets.into_iter().find(|(name, _)| name == TARGET).map(|(_, version)| version))
 }
@@ -49,4 +49,17 @@ fn load_module() {
         .stderr(quiet())
         .status();
     tracing::debug!(?tried, "tried to load dm_thin_pool");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_cannot_do_it_says_why_in_one_line() {
+        if let Err(why) = available() {
+            println!("{why}");
+            assert!(!why.is_empty() && !why.contains('\n'), "{why:?}");
+        }
+    }
 }

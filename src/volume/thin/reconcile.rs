@@ -35,12 +35,17 @@ pub(super) fn thin_id(volume: &Volume) -> Result<ThinId> {
 }
 
 /// Compares what the records name with what the pool has.
-pub(super) fn compare(known: &[Volume], record: &types::Pool, existing: &BTreeSet<ThinId>) -> Result<Findings> {
+pub(super) fn compare(
+    known: &[Volume],
+    record: &types::Pool,
+    existing: &BTreeSet<ThinId>,
+) -> Result<Findings> {
     let mut named = BTreeMap::new();
     for volume in known {
         named.insert(thin_id(volume)?, volume);
     }
-    let templates: BTreeSet<_> = record.templates.iter().filter_map(|t| ThinId::new(t.thin_id)).collect();
+    let templates: BTreeSet<_> =
+        record.templates.iter().filter_map(|t| ThinId::new(t.thin_id)).collect();
     let mut findings = Findings::default();
     for &thin in existing {
         if thin.get() >= record.reserved_end {
@@ -74,8 +79,10 @@ impl Findings {
         let lost = self.lost.iter().map(|(volume, thin)| {
             format!("volume {volume} is lost: the pool has no thin device {thin}")
         });
-        let unnamed = self.unnamed.iter().map(|thin| format!("thin device {thin} belongs to no volume"));
-        let foreign = self.foreign.iter().map(|thin| format!("thin device {thin} was not made by thinfs"));
+        let unnamed =
+            self.unnamed.iter().map(|thin| format!("thin device {thin} belongs to no volume"));
+        let foreign =
+            self.foreign.iter().map(|thin| format!("thin device {thin} was not made by thinfs"));
         let templates = self.lost_templates.iter().map(|thin| {
             format!("the template on thin device {thin} is gone; it is made again when needed")
         });
@@ -93,19 +100,34 @@ mod tests {
     }
 
     fn volume(id: u32, thin_id: u32, state: VolumeState) -> Volume {
-        Volume { id: VolumeId(id), state, origin: None, size: 1, backing: Backing::Thin { thin_id } }
+        Volume {
+            id: VolumeId(id),
+            state,
+            origin: None,
+            size: 1,
+            backing: Backing::Thin { thin_id },
+        }
     }
 
     fn record(reserved_end: u32, templates: &[u32]) -> types::Pool {
         let template = |&thin_id: &u32| Template { thin_id, size: 1, fingerprint: String::new() };
-        types::Pool { reserved_end, templates: templates.iter().map(template).collect(), ..Default::default() }
+        types::Pool {
+            reserved_end,
+            templates: templates.iter().map(template).collect(),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn both_directions_are_compared_and_tombstones_and_templates_are_named() {
         use VolumeState::{Live, Lost, Tombstone};
-        let known =
-            [volume(1, 0, Live), volume(2, 1, Live), volume(3, 2, Tombstone), volume(4, 3, Tombstone), volume(5, 4, Lost)];
+        let known = [
+            volume(1, 0, Live),
+            volume(2, 1, Live),
+            volume(3, 2, Tombstone),
+            volume(4, 3, Tombstone),
+            volume(5, 4, Lost),
+        ];
         let existing = [0, 2, 10, 11, 12].map(thin).into();
         let findings = compare(&known, &record(1024, &[10, 13]), &existing).unwrap();
         let expected = Findings {
@@ -120,8 +142,12 @@ mod tests {
 
     #[test]
     fn an_id_beyond_the_reserved_ranges_is_foreign() {
-        let findings = compare(&[], &record(1024, &[]), &[1023, 1024, 5000].map(thin).into()).unwrap();
-        assert_eq!((findings.unnamed.clone(), findings.foreign.clone()), (vec![thin(1023)], vec![thin(1024), thin(5000)]));
+        let findings =
+            compare(&[], &record(1024, &[]), &[1023, 1024, 5000].map(thin).into()).unwrap();
+        assert_eq!(
+            (findings.unnamed.clone(), findings.foreign.clone()),
+            (vec![thin(1023)], vec![thin(1024), thin(5000)])
+        );
         assert!(findings.refuse_foreign("p").is_err());
     }
 

@@ -102,12 +102,18 @@ pub(super) fn list(pool: &Pool, nodes: &Nodes) -> Result<Vec<ThinDetails>> {
 }
 
 /// Reserves a metadata snapshot, reads from it, releases it.
-fn read<T>(pool: &Pool, nodes: &Nodes, work: impl FnOnce(&View<'_>) -> metadata::Result<T>) -> Result<T> {
+fn read<T>(
+    pool: &Pool,
+    nodes: &Nodes,
+    work: impl FnOnce(&View<'_>) -> metadata::Result<T>,
+) -> Result<T> {
     let context = "reading the pool's metadata";
     let path = nodes
         .path(pool.table().metadata)
         .map_err(|e| super::error::io("finding the pool's metadata device", e))?;
-    let held = pool.reserve_metadata_snapshot().map_err(|e| pool_error("reserving a metadata snapshot", e))?;
+    let held = pool
+        .reserve_metadata_snapshot()
+        .map_err(|e| pool_error("reserving a metadata snapshot", e))?;
     let device = metadata::open(&path).map_err(|e| metadata_error(context, e))?;
     let result = View::open(&device, held.block()).and_then(|view| work(&view));
     tracing::debug!(blocks = device.reads(), "read the pool's metadata");

@@ -1,0 +1,43 @@
+//! What `status` shows of the thin backend.
+
+use super::ThinBackend;
+
+impl ThinBackend {
+    /// Key and value, in the order in which they are shown.
+    pub(super) fn lines(&self) -> Vec<(String, String)> {
+        let table = self.pool.table();
+        let path = |number| {
+            self.nodes.path(number).map_or_else(|_| number.to_string(), |p| p.display().to_string())
+        };
+        let record = self.book.record();
+        let mut lines = vec![
+            ("pool", self.pool.name().to_owned()),
+            ("data device", path(table.data)),
+            ("metadata device", path(table.metadata)),
+            ("block size", format!("{} KiB", table.block.bytes() / 1024)),
+            ("filesystem", self.recipe.fingerprint()),
+            ("active volumes", self.devices.count().to_string()),
+            ("thin ids reserved", record.reserved_end.to_string()),
+        ];
+        if let Some(mode) = self.assembly.io_mode() {
+            lines.push(("loop I/O", mode.to_owned()));
+        }
+        match self.pool.status() {
+            Ok(status) => lines.extend([
+                ("pool state", status.condition()),
+                ("transaction id", status.transaction_id.to_string()),
+                ("data blocks", format!("{} of {}", status.data.used, status.data.total)),
+                (
+                    "metadata blocks",
+                    format!("{} of {}", status.metadata.used, status.metadata.total),
+                ),
+            ]),
+            Err(error) => lines.push(("pool state", format!("unknown: {error}"))),
+        }
+        if !record.faulty.is_empty() {
+            let ids: Vec<_> = record.faulty.iter().map(u32::to_string).collect();
+            lines.push(("faulty thin ids", ids.join(" ")));
+        }
+        lines.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}

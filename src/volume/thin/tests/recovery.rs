@@ -1,0 +1,248 @@
+//! Crashes, restarts, and pools that don't belong.
+
+use super::*;
+
+#[test]
+fn in_guest_a_thin_id_that_is_taken_becomes_faulty_and_the_next_one_is_used() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let first = backend.create(VolumeId(1), None, None).unwrap();
+    let taken = ThinId::new(thin(&first).get() + 1).unwrap();
+    backend.pool.create_thin(taken).unwrap();
+    let second = backend.create(VolumeId(2), None, None).unwrap();
+    assert_eq!(thin(&second).get(), taken.get() + 1);
+    assert_eq!(rig.ledger.load().unwrap().unwrap().faulty, [taken.get()]);
+    assert!(backend.describe().contains(&("faulty thin ids".to_owned(), taken.to_string())));
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_crash_between_create_snap_and_record_leaves_no_thin_device() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let kept = committed(&backend, 1, None, "a", b"1");
+    backend.create(VolumeId(2), Some(&kept), None).unwrap();
+    drop(backend); // killed: no record of volume 2
+
+    let backend = rig.start();
+    let lines = backend.check(std::slice::from_ref(&kept)).unwrap();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let reconciled = backend.reconcile(std::slice::from_ref(&kept)).unwrap();
+    assert_eq!(reconciled, Reconciled { lost: vec![], reaped: 1 });
+    assert_eq!(backend.check(std::slice::from_ref(&kept)).unwrap(), [""; 0]);
+    let mounted = backend.activate(&kept, Access::ReadOnly).unwrap();
+    assert_eq!(read(&mounted, "a").unwrap(), b"1");
+    backend.deactivate(&kept, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let volume = committed(&backend, 7, None, "a", b"1");
+    backend.pool.delete(thin(&volume)).unwrap();
+    let reconciled = backend.reconcile(std::slice::from_ref(&volume)).unwrap();
+    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(7)], reaped: 0 });
+    let activated = backend.activate(&volume, Access::ReadOnly).unwrap_err();
+    assert!(matches!(activated, Error::Missing(VolumeId(7))), "{activated:?}");
+    let copied = backend.create(VolumeId(8), Some(&volume), None).unwrap_err();
+    assert!(matches!(copied, Error::Missing(VolumeId(7))), "{copied:?}");
+    let measured = backend.usage(&volume, None, None, &AtomicBool::new(false)).unwrap_err();
+    assert!(matches!(measured, Error::Missing(VolumeId(7))), "{measured:?}");
+    backend.destroy(&volume).expect("what is gone counts as destroyed");
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_thin_device_that_thinfs_did_not_make_refuses_the_pool() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    backend.create(VolumeId(1), None, None).unwrap();
+    backend.pool.create_thin(ThinId::new(500_000).unwrap()).unwrap();
+    let refused = text(&backend.reconcile(&[]).unwrap_err());
+    assert!(refused.contains("500000") && refused.contains("did not make"), "{refused}");
+    assert_eq!(backend.existing().unwrap().len(), 3, "something was deleted");
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_the_transaction_id_tells_whether_pool_and_ledger_belong_together() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    backend.create(VolumeId(1), None, None).unwrap();
+    backend.stop().unwrap();
+    let record = rig.ledger.load().unwrap().unwrap();
+    assert_eq!(record.reserved_end, RANGE);
+    let pool_is_at = record.transaction_id;
+    let with = |transaction_id| Some(types::Pool { transaction_id, ..record.clone() });
+
+    // (what the ledger says, whether the pool is taken)
+    for (saved, taken) in
+        [(pool_is_at, true), (pool_is_at + 2, false), (pool_is_at - 1, false), (3, false)]
+    {
+        *rig.ledger.0.lock() = with(saved);
+        match rig.try_start() {
+            Ok(backend) => {
+                assert!(taken, "ledger at {saved}, pool at {pool_is_at}");
+                backend.stop().unwrap();
+            }
+            Err(error) => {
+                let refused = text(&error);
+                assert!(!taken, "{refused}");
+                let both = refused.contains(&saved.to_string())
+                    && refused.contains(&pool_is_at.to_string());
+                assert!(both, "the message names both numbers: {refused}");
+            }
+        }
+        assert_eq!(rig.left_over(), [""; 0], "ledger at {saved}");
+    }
+
+    // Crashed between the ledger and the pool: the pool is moved on.
+    *rig.ledger.0.lock() = with(pool_is_at + 1);
+    let backend = rig.start();
+    assert_eq!(backend.status().unwrap().transaction_id, pool_is_at + 1);
+    backend.stop().unwrap();
+
+    // A lost ledger is not an empty one.
+    *rig.ledger.0.lock() = None;
+    let refused = text(&rig.try_start().unwrap_err());
+    assert!(refused.contains("knows none of them"), "{refused}");
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
+#[test]
+fn in_guest_each_process_begins_with_a_range_of_its_own() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let before = backend.status().unwrap().transaction_id;
+    backend.create(VolumeId(1), None, None).unwrap();
+    assert_eq!(backend.status().unwrap().transaction_id, before + 1);
+    drop(backend);
+    let backend = rig.start();
+    assert_eq!(
+        backend.status().unwrap().transaction_id,
+        before + 1,
+        "a start alone reserves nothing"
+    );
+    let volume = backend.create(VolumeId(2), None, None).unwrap();
+    assert_eq!(thin(&volume).get(), RANGE);
+    assert_eq!(backend.status().unwrap().transaction_id, before + 2);
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_free_ids_are_found_again_when_all_have_been_reserved() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let kept = backend.create(VolumeId(1), None, None).unwrap();
+    backend.book.change(|record| record.reserved_end = ThinId::END).unwrap();
+    drop(backend);
+    let backend = rig.start();
+    backend.reconcile(std::slice::from_ref(&kept)).unwrap();
+    let (template, first) = (0, thin(&kept).get());
+    assert_eq!(first, 1);
+    let second = backend.create(VolumeId(2), None, None).unwrap();
+    assert_eq!(thin(&second).get(), 2, "ids {template} and {first} are taken");
+    backend.destroy(&second).unwrap();
+    let third = backend.create(VolumeId(3), None, None).unwrap();
+    assert_eq!(thin(&third).get(), 3, "an id whose record may still be there was used again");
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_killed_daemons_pool_devices_and_metadata_snapshot_are_found_again() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    write(&mounted, "a", b"durable");
+    backend.flush(&volume, &mounted).unwrap();
+    std::mem::forget(backend.pool.reserve_metadata_snapshot().unwrap());
+    let loops = rig.left_over();
+    assert_eq!(loops.len(), 4, "pool, thin device, two loop devices: {loops:?}");
+    drop(mounted);
+    drop(backend); // killed
+
+    let backend = rig.start();
+    assert_eq!(backend.status().unwrap().held_root, None);
+    let found = rig.left_over();
+    assert_eq!(
+        found.iter().filter(|name| loops.contains(name)).count(),
+        3,
+        "found {found:?}, had {loops:?}"
+    );
+    assert_eq!(
+        found.len(),
+        3,
+        "the stale thin device is gone, nothing was attached twice: {found:?}"
+    );
+    assert_eq!(backend.reconcile(std::slice::from_ref(&volume)).unwrap(), Reconciled::default());
+    // Not unmounted in an orderly way: reading needs the journal replayed, and gets it.
+    let mounted = backend.activate(&volume, Access::ReadOnly).unwrap();
+    assert_eq!(read(&mounted, "a").unwrap(), b"durable");
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
+#[test]
+fn in_guest_a_stop_leaves_no_device_and_the_next_start_has_everything() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let volume = committed(&backend, 1, None, "a", b"1");
+    backend.stop().unwrap();
+    backend.stop().expect("twice is fine");
+    assert_eq!(rig.left_over(), [""; 0]);
+    drop(backend);
+    run(Command::new("thin_check").arg(rig.dir.path().join("thin/metadata.img")));
+    let backend = rig.start();
+    let mounted = backend.activate(&volume, Access::ReadOnly).unwrap();
+    assert_eq!(read(&mounted, "a").unwrap(), b"1");
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
+#[test]
+fn in_guest_a_pool_device_that_was_never_resumed_is_made_again() {
+    let rig = Rig::new();
+    let pool = rig.identity().pool_name();
+    run(Command::new("dmsetup").args(["create", "--notable", "--noudevsync", &pool]));
+    let backend = rig.start();
+    backend.create(VolumeId(1), None, None).unwrap();
+    backend.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
+#[test]
+fn in_guest_many_at_once_neither_wait_for_ever_nor_get_into_each_others_way() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let parent = committed(&backend, 1, None, "a", b"parent");
+    std::thread::scope(|scope| {
+        for worker in 0..8u32 {
+            let (backend, parent) = (&backend, &parent);
+            scope.spawn(move || {
+                for round in 0..4 {
+                    let id = VolumeId(100 + worker * 100 + round);
+                    let own = backend.create(id, Some(parent), None).unwrap();
+                    let mut mounted = backend.activate(&own, Access::ReadWrite).unwrap();
+                    write(&mounted, "own", &id.0.to_le_bytes());
+                    backend.seal(&own, &mut mounted).unwrap();
+                    let child = backend.create(VolumeId(id.0 + 50), Some(&own), None).unwrap();
+                    backend.deactivate(&own, mounted).unwrap();
+                    assert_eq!(usage(backend, &own, Some(parent)).inodes, 1);
+                    let view = backend.activate(&child, Access::ReadOnly).unwrap();
+                    assert_eq!(read(&view, "own").unwrap(), id.0.to_le_bytes());
+                    assert_eq!(read(&view, "a").unwrap(), b"parent");
+                    backend.deactivate(&child, view).unwrap();
+                    backend.destroy(&own).unwrap();
+                    backend.destroy(&child).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(backend.check(std::slice::from_ref(&parent)).unwrap(), [""; 0]);
+    backend.stop().unwrap();
+}
