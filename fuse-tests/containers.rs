@@ -38,18 +38,24 @@ fn fifty_containers_start_at_once_from_one_image() {
     let c = Containerd::start(Some(&d.socket()));
     c.import(THINFS, &awkward_image(0));
     let ids: Vec<String> = (0..CONTAINERS).map(|n| format!("c{n:02}")).collect();
-    let each = |work: &(dyn Fn(&str) + Sync)| std::thread::scope(|s| ids.iter().for_each(|id| drop(s.spawn(move || work(id)))));
+    let each = |work: &(dyn Fn(&str) + Sync)| {
+        std::thread::scope(|s| ids.iter().for_each(|id| drop(s.spawn(move || work(id)))))
+    };
 
     let started = Instant::now();
     each(&|id| {
         // What one container writes, no other sees: the marker names whose file it is.
-        let script = format!("test ! -e /marker && echo {id} > /marker && rm /etc/hostname && exec sleep 1000");
+        let script = format!(
+            "test ! -e /marker && echo {id} > /marker && rm /etc/hostname && exec sleep 1000"
+        );
         c.run(THINFS, IMAGE, id, &["--detach"], &["sh", "-c", &script]).ok();
     });
     eprintln!("{CONTAINERS} containers started in {:.1} s", started.elapsed().as_secs_f64());
 
     each(&|id| {
-        eventually("the marker is written", || c.exec(id, "0", &["cat", "/marker"]).stdout == format!("{id}\n"));
+        eventually("the marker is written", || {
+            c.exec(id, "0", &["cat", "/marker"]).stdout == format!("{id}\n")
+        });
     });
     let tasks = c.ctr(["tasks", "ls"]).ok();
     assert_eq!(tasks.matches("RUNNING").count(), CONTAINERS, "{tasks}");
@@ -119,14 +125,21 @@ fn assert_same_as_on_overlayfs(c: &Containerd, image: &str) {
 
 /// A file's link count is the number of its names. (overlayfs counts names too that upper layers have removed.)
 fn assert_links_are_counted(root: &Path) {
-    let files: Vec<_> = tree::listing(root).into_iter().filter(|(_, line)| !is_directory(line)).collect();
-    let word = |line: &str, name: &str| line.split(' ').find_map(|w| w.strip_prefix(name)).map(str::to_owned);
+    let files: Vec<_> =
+        tree::listing(root).into_iter().filter(|(_, line)| !is_directory(line)).collect();
+    let word = |line: &str, name: &str| {
+        line.split(' ').find_map(|w| w.strip_prefix(name)).map(str::to_owned)
+    };
     let mut names = BTreeMap::<_, u64>::new();
     for (_, line) in &files {
         *names.entry(word(line, "first=")).or_default() += 1;
     }
     for (path, line) in &files {
-        assert_eq!(word(line, "nlink="), Some(names[&word(line, "first=")].to_string()), "links of {path:?}");
+        assert_eq!(
+            word(line, "nlink="),
+            Some(names[&word(line, "first=")].to_string()),
+            "links of {path:?}"
+        );
     }
 }
 
@@ -139,12 +152,21 @@ fn live(c: &Containerd) {
     // Maps, executes, locks, connects: the probe checks each and says which failed.
     say("0", &["mkdir", "/work"]);
     let checks = say("0", &["probe", "fs", "/work"]);
-    assert!(checks.lines().count() > 15 && checks.lines().all(|l| l.starts_with("ok: ")), "{checks}");
+    assert!(
+        checks.lines().count() > 15 && checks.lines().all(|l| l.starts_with("ok: ")),
+        "{checks}"
+    );
 
     // A plain user is nobody special; a set-user-id program makes him root; a file capability gives him that one.
-    assert!(say("1000", &["probe", "credentials"]).starts_with("uid=1000 euid=1000 capeff=0000000000000000"));
+    assert!(
+        say("1000", &["probe", "credentials"])
+            .starts_with("uid=1000 euid=1000 capeff=0000000000000000")
+    );
     assert!(say("1000", &["suid-probe", "credentials"]).starts_with("uid=1000 euid=0"));
-    assert!(say("1000", &["cap-probe", "credentials"]).starts_with("uid=1000 euid=1000 capeff=0000000000002000"));
+    assert!(
+        say("1000", &["cap-probe", "credentials"])
+            .starts_with("uid=1000 euid=1000 capeff=0000000000002000")
+    );
 
     // Permissions hold inside the container: the closed directory is root's, the listed file is the user's to read.
     assert_ne!(c.exec("c1", "1000", &["cat", "/a/privileges/closed/acl"]).code, Some(0));
@@ -219,7 +241,11 @@ fn is_directory(line: &str) -> bool {
 fn without(line: &str, word: &str) -> String {
     let Some(start) = line.find(&format!(" {word}")) else { return line.to_owned() };
     let rest = &line[start + 1..];
-    let end = if rest[word.len()..].starts_with('[') { rest.find(']').map(|at| at + 1) } else { rest.find(' ') };
+    let end = if rest[word.len()..].starts_with('[') {
+        rest.find(']').map(|at| at + 1)
+    } else {
+        rest.find(' ')
+    };
     format!("{}{}", &line[..start], end.map_or("", |at| &rest[at..]))
 }
 
@@ -233,8 +259,18 @@ fn without_nanoseconds(line: &str) -> String {
 #[track_caller]
 fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
-    let different: Vec<_> = paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();
-    let shown: Vec<_> = different.iter().take(20).map(|p| format!("{p:?}\n  {:?}\n  {:?}", expected.get(*p), found.get(*p))).collect();
-    assert!(different.is_empty(), "{what} differ in {} paths:\n{}", different.len(), shown.join("\n"));
+    let different: Vec<_> =
+        paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();
+    let shown: Vec<_> = different
+        .iter()
+        .take(20)
+        .map(|p| format!("{p:?}\n  {:?}\n  {:?}", expected.get(*p), found.get(*p)))
+        .collect();
+    assert!(
+        different.is_empty(),
+        "{what} differ in {} paths:\n{}",
+        different.len(),
+        shown.join("\n")
+    );
     eprintln!("{what}: {} equal", expected.len());
 }

@@ -25,20 +25,41 @@ fn goes_away_and_comes_back(end: impl FnOnce(&mut Daemon)) {
     let mut d = Daemon::start();
     let c = Containerd::start(Some(&d.socket()));
     c.import(THINFS, &awkward_image(0));
-    c.run(THINFS, IMAGE, "kept", &["--detach"], &["sh", "-c", "echo kept > /written; sync; exec sleep 1000"]).ok();
-    eventually("the container has written", || c.exec("kept", "0", &["cat", "/written"]).stdout == "kept\n");
+    c.run(
+        THINFS,
+        IMAGE,
+        "kept",
+        &["--detach"],
+        &["sh", "-c", "echo kept > /written; sync; exec sleep 1000"],
+    )
+    .ok();
+    eventually("the container has written", || {
+        c.exec("kept", "0", &["cat", "/written"]).stdout == "kept\n"
+    });
 
     end(&mut d);
     let refused = c.run(THINFS, IMAGE, "refused", &["--rm"], &["true"]);
     assert_ne!(refused.code, Some(0));
-    assert!(refused.stderr.to_lowercase().contains("unavailable"), "the error says that it may be tried again: {}", refused.stderr);
+    assert!(
+        refused.stderr.to_lowercase().contains("unavailable"),
+        "the error says that it may be tried again: {}",
+        refused.stderr
+    );
 
     d.restart();
     wait_until_reached(&c);
     c.ctr(["containers", "delete", "refused"]);
     c.run(THINFS, IMAGE, "new", &["--rm"], &["cat", "/a/links/first"]).ok();
     c.stop_task("kept");
-    c.ctr(["tasks", "start", "--detach", "--fifo-dir", c.dir().join("fifos").to_str().unwrap(), "kept"]).ok();
+    c.ctr([
+        "tasks",
+        "start",
+        "--detach",
+        "--fifo-dir",
+        c.dir().join("fifos").to_str().unwrap(),
+        "kept",
+    ])
+    .ok();
     c.collect();
     assert_agree(&c, &d);
     assert_eq!(snapshots_on(&d.socket()).len(), LAYERS + 1);
@@ -55,7 +76,9 @@ fn goes_away_and_comes_back(end: impl FnOnce(&mut Daemon)) {
 /// containerd connects again by itself, after a pause that grows to three seconds. Until then its collector fails too,
 /// and containerd 1.6 tries it again only after the next removal.
 fn wait_until_reached(c: &Containerd) {
-    eventually("containerd reaches thinfs again", || c.ctr(["snapshots", "--snapshotter", THINFS, "usage"]).code == Some(0));
+    eventually("containerd reaches thinfs again", || {
+        c.ctr(["snapshots", "--snapshotter", THINFS, "usage"]).code == Some(0)
+    });
 }
 
 /// Three clients run containers without a pause while thinfs is killed again and again. Afterwards containerd's
@@ -76,7 +99,16 @@ fn kills_under_load_leave_no_snapshot_that_containerd_cannot_remove() {
                         break;
                     }
                     let id = format!("k{client}-{n}");
-                    let done = c.run(THINFS, IMAGE, &id, &["--rm"], &["sh", "-c", "echo x > /f && rm -r /a/names"]).code == Some(0);
+                    let done = c
+                        .run(
+                            THINFS,
+                            IMAGE,
+                            &id,
+                            &["--rm"],
+                            &["sh", "-c", "echo x > /f && rm -r /a/names"],
+                        )
+                        .code
+                        == Some(0);
                     let counter = if done { ran } else { failed };
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
@@ -84,7 +116,9 @@ fn kills_under_load_leave_no_snapshot_that_containerd_cannot_remove() {
         }
         let kills = (0..KILLS).map(|_| {
             let before = ran.load(Ordering::Relaxed);
-            eventually("containers run between two kills", || ran.load(Ordering::Relaxed) > before + 2);
+            eventually("containers run between two kills", || {
+                ran.load(Ordering::Relaxed) > before + 2
+            });
             std::thread::sleep(Duration::from_millis(fastrand::u64(0..500)));
             d.kill();
             d.restart();
@@ -93,7 +127,11 @@ fn kills_under_load_leave_no_snapshot_that_containerd_cannot_remove() {
         stop.store(true, Ordering::Relaxed); // also when a restart failed, or the clients would run for ever
         assert_eq!(kills.unwrap_or_else(|cause| std::panic::resume_unwind(cause)), KILLS);
     });
-    eprintln!("{} containers ran, {} failed under {KILLS} kills", ran.into_inner(), failed.into_inner());
+    eprintln!(
+        "{} containers ran, {} failed under {KILLS} kills",
+        ran.into_inner(),
+        failed.into_inner()
+    );
     wait_until_reached(&c);
     c.remove_everything();
     assert_nothing_kept(&c, &d);

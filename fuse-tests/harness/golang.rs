@@ -17,8 +17,10 @@ use super::proc::run_command;
 /// A program of fuse-tests/containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// containerd's conformance suite, and the layer benchmark.
+    /// containerd's conformance suite.
     Suite,
+    /// The benchmark of layers.
+    Bench,
     /// Writes the awkward image.
     Image,
     /// Runs inside containers; static.
@@ -31,6 +33,7 @@ impl Program {
     fn name(self) -> &'static str {
         match self {
             Program::Suite => "suite",
+            Program::Bench => "bench",
             Program::Image => "image",
             Program::Probe => "probe",
             Program::Tool => "tool",
@@ -45,11 +48,16 @@ impl Program {
     fn compile(self, output: &Path) -> Command {
         let mut go = Command::new("go");
         // GOPATH mode: Debian's sources are found below /usr/share/gocode, and nothing is ever downloaded.
-        go.current_dir(self.sources()).env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode").env("GOFLAGS", "");
+        go.current_dir(self.sources())
+            .env("GO111MODULE", "off")
+            .env("GOPATH", "/usr/share/gocode")
+            .env("GOFLAGS", "");
         match self {
             Program::Suite => go.args(["test", "-c"]),
-            Program::Probe => go.env("CGO_ENABLED", "0").args(["build", "-trimpath", "-ldflags", "-s -w"]),
-            Program::Image | Program::Tool => go.arg("build"),
+            Program::Probe => {
+                go.env("CGO_ENABLED", "0").args(["build", "-trimpath", "-ldflags", "-s -w"])
+            }
+            Program::Image | Program::Tool | Program::Bench => go.arg("build"),
         };
         go.arg("-o").arg(output).arg(".");
         go
@@ -74,7 +82,8 @@ pub fn program(program: Program) -> PathBuf {
 #[track_caller]
 pub fn awkward_image(bulk: u32) -> PathBuf {
     let (writer, probe) = (program(Program::Image), program(Program::Probe));
-    let contents = format!("{}{}", digest(&Program::Image.sources()), digest(&Program::Probe.sources()));
+    let contents =
+        format!("{}{}", digest(&Program::Image.sources()), digest(&Program::Probe.sources()));
     made(&format!("awkward-{bulk}"), &hex(&Sha256::digest(contents)), |output| {
         let mut command = Command::new(&writer);
         command.arg("-probe").arg(&probe).args(["-bulk", &bulk.to_string()]).arg("-o").arg(output);
@@ -112,8 +121,13 @@ const DIGEST_LEN: usize = 16;
 
 /// A digest of a directory's Go files, names included.
 fn digest(sources: &Path) -> String {
-    let listed = fs::read_dir(sources).unwrap_or_else(|e| panic!("list {}: {e}", sources.display()));
-    let mut files: Vec<PathBuf> = listed.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "go")).collect();
+    let listed =
+        fs::read_dir(sources).unwrap_or_else(|e| panic!("list {}: {e}", sources.display()));
+    let mut files: Vec<PathBuf> = listed
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "go"))
+        .collect();
     files.sort();
     let mut hash = Sha256::new();
     for file in files {
@@ -126,4 +140,14 @@ fn digest(sources: &Path) -> String {
 fn hex(bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     text[..DIGEST_LEN].to_owned()
+}
+
+/// The guest's tests need the programs too, and its compiler would take many minutes: `scripts/test`
+/// runs this on the host first.
+#[test]
+fn every_go_program_compiles() {
+    for go in [Program::Suite, Program::Image, Program::Probe, Program::Tool, Program::Bench] {
+        assert!(program(go).is_file());
+    }
+    assert!(awkward_image(0).is_file());
 }

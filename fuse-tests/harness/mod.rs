@@ -14,7 +14,7 @@ pub mod tree;
 
 pub use client::{Answer, Client};
 pub use daemon::{Daemon, Options};
-pub use proc::{run, run_command, sh};
+pub use proc::{kill, run, run_command, sh};
 
 use std::path::PathBuf;
 
