@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::harness::containerd::{Containerd, Listed, THINFS, as_containerd_sees, snapshots_on};
 use crate::harness::golang::awkward_image;
-use crate::harness::{Daemon, eventually, tree};
+use crate::harness::{Daemon, eventually, run, tree};
 
 /// The image's name, as fuse-tests/containerd/image writes it.
 pub const IMAGE: &str = "thinfs.test/awkward:1";
@@ -87,6 +87,10 @@ fn containerds_collector_removes_what_is_unused_and_nothing_else() {
     assert_eq!(listed["stays"].kind, "Active");
     c.exec("stays", "0", &["cat", "/a/links/first"]).ok();
 
+    // The command line shows the same snapshots, under containerd's names for them.
+    let shown = d.cli(&["--namespace", "containerd", "ls"]).ok();
+    assert!(shown.contains("/stays"), "{shown}");
+
     // A key that containerd never made is not containerd's to remove: it lives in another thinfs namespace.
     d.cli(&["prepare", "mine"]).ok();
     c.remove_everything();
@@ -94,6 +98,18 @@ fn containerds_collector_removes_what_is_unused_and_nothing_else() {
     d.cli(&["info", "mine"]).ok();
     c.finish();
     d.finish();
+}
+
+/// The part for Kubernetes too, which the other tests switch off.
+#[test]
+fn containerd_accepts_the_example_configuration() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/containerd-config.toml");
+    let merged = run("containerd", ["--config", file, "config", "dump"]).ok();
+    let after = |section: &str| merged.split(section).nth(1).expect(section);
+    let proxy = after("[proxy_plugins.thinfs]");
+    assert!(proxy.contains("address = \"/var/lib/thinfs/thinfs.sock\""), "{proxy}");
+    let cri = after("[plugins.\"io.containerd.grpc.v1.cri\".containerd]");
+    assert!(cri.contains("snapshotter = \"thinfs\""), "{cri}");
 }
 
 /// Neither containerd nor thinfs knows a snapshot any more, and thinfs has given back what they took.

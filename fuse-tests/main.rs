@@ -16,3 +16,4 @@ mod model;
 mod restart;
 mod scale;
 mod snapshots;
+mod systemd;

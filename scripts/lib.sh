@@ -11,7 +11,7 @@ RUN_PACKAGES=(fuse3 e2fsprogs dmsetup thin-provisioning-tools librocksdb7.8)
 GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux)
 TEST_PACKAGES=("${RUN_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
     acl attr rsync git golang-go golang-github-containerd-containerd-dev
-    containerd runc)
+    containerd runc systemd)
 
 # Everything the scripts say goes to stderr: stdout belongs to the command they run.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -312,23 +312,23 @@ impl Drop for Mounted<'_> {
     }
 }
 
+/// The configuration that people are told to use.
+const EXAMPLE: &str = include_str!("../../../scripts/containerd-config.toml");
+
+/// The example's, with the paths of this test.
 fn configuration(root: &Path, thinfs: Option<&Path>) -> String {
     let root = text(root);
-    let mut config = format!(
-        "version = 2\n\
-         root = \"{root}/root\"\n\
+    let plugin = match thinfs {
+        Some(socket) => EXAMPLE.replace("/var/lib/thinfs/thinfs.sock", text(socket)),
+        None => "version = 2\n".to_owned(),
+    };
+    format!(
+        "root = \"{root}/root\"\n\
          state = \"{root}/state\"\n\
          disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-         [grpc]\n  address = \"{root}/c.sock\"\n\
-         [debug]\n  level = \"info\"\n"
-    );
-    if let Some(socket) = thinfs {
-        config += &format!(
-            "[proxy_plugins]\n  [proxy_plugins.{THINFS}]\n    type = \"snapshot\"\n    address = \"{}\"\n",
-            text(socket)
-        );
-    }
-    config
+         {plugin}\n\
+         [grpc]\n  address = \"{root}/c.sock\"\n"
+    )
 }
 
 fn text(path: &Path) -> &str {
