@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use thinfs::grpc::proto::thinfs::admin::v1 as admin;
 
@@ -76,26 +77,27 @@ fn volumes_on_disk(d: &Daemon) -> usize {
     fs::read_dir(d.root().join("native/volumes")).unwrap().count()
 }
 
-/// Lets the workers run for a random while, kills the daemon under them, and answers how many calls were acknowledged.
+/// Lets the workers get a random number of calls acknowledged and a random moment more, kills the daemon under them, and
+/// answers how many calls were acknowledged.
 fn run_until_killed(d: &mut Daemon, book: &Book, random: &mut fastrand::Rng) -> usize {
-    let longest = if is_thin() { 2_000 } else { 60 };
-    let wait = Duration::from_micros(random.u64(0..longest * 1_000));
-    let seeds: Vec<u64> = (0..3).map(|_| random.u64(..)).collect();
+    let (enough, then) = (random.usize(0..12), Duration::from_micros(random.u64(0..4_000)));
+    let calls = AtomicUsize::new(0);
     let (socket, mount) = (d.socket(), d.mount());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = seeds
-            .iter()
-            .enumerate()
-            .map(|(n, seed)| {
-                let worker = Worker { name: format!("w{n}"), random: fastrand::Rng::with_seed(*seed), book, mount: mount.clone(), calls: 0 };
-                let client = Client::connect(&socket);
-                scope.spawn(move || worker.run(client))
-            })
-            .collect();
-        std::thread::sleep(wait);
+        for n in 0..3 {
+            let random = fastrand::Rng::with_seed(random.u64(..));
+            let worker = Worker { name: format!("w{n}"), random, book, mount: mount.clone(), calls: &calls };
+            let client = Client::connect(&socket);
+            scope.spawn(move || worker.run(client));
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while calls.load(Relaxed) < enough && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(then);
         d.kill();
-        workers.into_iter().map(|w| w.join().expect("a worker does not panic")).sum()
-    })
+    });
+    calls.into_inner()
 }
 
 struct Worker<'a> {
@@ -103,14 +105,13 @@ struct Worker<'a> {
     random: fastrand::Rng,
     book: &'a Book,
     mount: PathBuf,
-    calls: usize,
+    calls: &'a AtomicUsize,
 }
 
 impl Worker<'_> {
     /// Works until a call fails because the daemon is gone.
-    fn run(mut self, mut client: Client) -> usize {
+    fn run(mut self, mut client: Client) {
         while self.step(&mut client).is_some() {}
-        self.calls
     }
 
     fn step(&mut self, client: &mut Client) -> Option<()> {
@@ -143,7 +144,7 @@ impl Worker<'_> {
         match call() {
             Ok(value) => {
                 self.note(key, &[to], chain);
-                self.calls += 1;
+                self.calls.fetch_add(1, Relaxed);
                 Some(value)
             }
             Err(tonic::Code::FailedPrecondition) => {

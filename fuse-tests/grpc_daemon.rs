@@ -1,9 +1,14 @@
-//! The program itself, on the native backend: the daemon's start and stop, the command line, and
-//! containerd's protocol on the socket. Needs root and /dev/fuse, and fails without them.
+//! The program itself: the daemon's start and stop, the command line, and containerd's protocol on
+//! the socket. Needs root and /dev/fuse, and fails without them.
+//!
+//! On the native backend, unless THINFS_TEST_BACKEND says `thin`; below the usual directory for
+//! temporary files, unless THINFS_TEST_DIR names another. So in the guest:
+//! `THINFS_TEST_BACKEND=thin THINFS_TEST_DIR=/mnt/scratch scripts/guest -- TEST-BINARY`.
 
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -26,17 +31,22 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap())
+        Self::start_in(temporary())
     }
 
     fn start_in(root: TempDir) -> Self {
-        let log = fs::File::options().create(true).append(true).open(root.path().join("../").join(log_name(&root)));
-        let child = thinfs()
-            .args(["serve", "--backend", "native", "--root"])
-            .arg(root.path())
-            .stderr(log.unwrap())
-            .spawn()
-            .unwrap();
+        Self::start_with(root, |_| {})
+    }
+
+    fn start_with(root: TempDir, more: impl FnOnce(&mut Command)) -> Self {
+        let log = fs::File::options().create(true).append(true).open(log_of(&root)).unwrap();
+        let mut serve = thinfs();
+        serve.args(["serve", "--backend", &backend(), "--root"]).arg(root.path()).stderr(log);
+        if backend() == "thin" {
+            serve.args(["--pool-size", "512M", "--volume-size", "1G"]);
+        }
+        more(&mut serve);
+        let child = serve.spawn().unwrap();
         let mut daemon = Self { child, root };
         daemon.wait_until_ready();
         daemon
@@ -53,12 +63,13 @@ impl Daemon {
         }
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.root.path().parent().unwrap().join(log_name(&self.root))
+    fn log(&self) -> String {
+        fs::read_to_string(log_of(&self.root)).unwrap_or_default()
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+    /// Gives up the root, for a next daemon; this one is done with.
+    fn take_root(mut self) -> TempDir {
+        std::mem::replace(&mut self.root, temporary())
     }
 
     fn mount(&self) -> PathBuf {
@@ -128,16 +139,30 @@ impl Drop for Daemon {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
         if self.is_mounted() {
             let _ = Command::new("umount").arg("-l").arg(self.mount()).status();
         }
-        let _ = fs::remove_file(self.log_path());
+        let _ = fs::remove_file(log_of(&self.root));
+    }
+}
+
+fn backend() -> String {
+    std::env::var("THINFS_TEST_BACKEND").unwrap_or_else(|_| "native".to_owned())
+}
+
+fn temporary() -> TempDir {
+    match std::env::var_os("THINFS_TEST_DIR") {
+        Some(dir) => tempfile::tempdir_in(dir).unwrap(),
+        None => tempfile::tempdir().unwrap(),
     }
 }
 
 /// Beside the root, not inside: a root that holds strange files is refused.
-fn log_name(root: &TempDir) -> String {
-    format!("{}.log", root.path().file_name().unwrap().to_str().unwrap())
+fn log_of(root: &TempDir) -> PathBuf {
+    root.path().with_extension("log")
 }
 
 fn thinfs() -> Command {
@@ -209,8 +234,7 @@ fn a_stopped_daemon_leaves_no_mount_and_no_socket_and_finds_its_snapshots_again(
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     assert!(!daemon.is_mounted());
     assert!(!daemon.root.path().join("thinfs.sock").exists());
-    let root = std::mem::replace(&mut daemon.root, tempfile::tempdir().unwrap());
-    let daemon = Daemon::start_in(root);
+    let daemon = Daemon::start_in(daemon.take_root());
     assert_eq!(fs::read_to_string(daemon.mount().join("active/a%2Fb c/file")).unwrap(), "content");
 }
 
@@ -223,8 +247,7 @@ fn a_killed_daemon_is_followed_by_one_that_clears_its_mount_and_keeps_what_was_c
     daemon.signal(Signal::KILL);
     daemon.wait();
     assert!(daemon.is_mounted(), "a killed daemon can't unmount");
-    let root = std::mem::replace(&mut daemon.root, tempfile::tempdir().unwrap());
-    let daemon = Daemon::start_in(root);
+    let daemon = Daemon::start_in(daemon.take_root());
     assert_eq!(fs::read_to_string(daemon.mount().join("committed/base/file")).unwrap(), "content");
     assert_eq!(fs::read_to_string(daemon.mount().join("active/half/file")).unwrap(), "content");
     assert_eq!(daemon.ok(&["check"]), "sound: the store and the backend agree\n");
@@ -249,7 +272,7 @@ fn a_file_that_stays_open_does_not_keep_the_daemon_from_stopping() {
 #[test]
 fn a_second_daemon_on_the_root_is_refused_with_the_pid_of_the_first() {
     let daemon = Daemon::start();
-    let (code, said) = daemon.fails(&["serve", "--backend", "native"]);
+    let (code, said) = daemon.fails(&["serve", "--backend", &backend()]);
     assert_eq!(code, 1);
     assert!(said.contains(&format!("(pid {})", daemon.child.id())), "{said}");
     assert!(said.contains("help: "), "{said}");
@@ -258,7 +281,7 @@ fn a_second_daemon_on_the_root_is_refused_with_the_pid_of_the_first() {
 
 #[test]
 fn a_mount_point_with_files_in_it_is_refused() {
-    let (root, mount) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (root, mount) = (temporary(), temporary());
     write(mount.path(), "precious", "");
     let mut serve = thinfs();
     serve.args(["serve", "--backend", "native", "--root"]).arg(root.path()).arg("--mount").arg(mount.path());
@@ -269,12 +292,80 @@ fn a_mount_point_with_files_in_it_is_refused() {
 }
 
 #[test]
-fn a_root_that_holds_native_data_refuses_the_thin_backend() {
+fn a_root_that_holds_data_of_one_backend_refuses_the_other() {
     let mut daemon = Daemon::start();
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    let (code, said) = daemon.fails(&["serve", "--backend", "thin"]);
+    let other = if backend() == "thin" { "native" } else { "thin" };
+    let (code, said) = daemon.fails(&["serve", "--backend", other]);
     assert_eq!(code, 1);
-    assert!(said.contains("holds the data of the native backend"), "{said}");
+    assert!(said.contains(&format!("holds the data of the {} backend", backend())), "{said}");
+}
+
+#[test]
+fn open_files_and_bind_mounts_are_cut_off_at_the_stop() {
+    let mut daemon = Daemon::start();
+    let dir = daemon.prepare("k", None);
+    write(&dir, "file", "content");
+    let elsewhere = temporary();
+    let bound = Bound::mount(&dir, elsewhere.path());
+    let open = fs::File::open(elsewhere.path().join("file")).unwrap();
+    daemon.signal(Signal::INT);
+    std::thread::sleep(Duration::from_millis(100));
+    // It may be gone already; if not, this hurries it.
+    let _ = kill_process(Pid::from_child(&daemon.child), Signal::INT);
+    assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
+    assert!(!daemon.is_mounted());
+    let dead = fs::metadata(elsewhere.path().join("another")).unwrap_err();
+    assert_eq!(dead.raw_os_error(), Some(107), "ENOTCONN");
+    drop((open, bound));
+    let daemon = Daemon::start_in(daemon.take_root());
+    assert_eq!(fs::read_to_string(daemon.mount().join("active/k/file")).unwrap(), "content");
+}
+
+/// A bind mount, for its life.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn mount(from: &Path, to: &Path) -> Self {
+        assert!(Command::new("mount").arg("--bind").args([from, to]).status().unwrap().success());
+        Self(to.to_owned())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_daemon_whose_mount_somebody_takes_away_stops_with_an_error() {
+    let mut daemon = Daemon::start();
+    assert!(Command::new("umount").arg(daemon.mount()).status().unwrap().success());
+    assert_eq!(daemon.wait(), Some(1));
+    assert!(daemon.log().contains("was unmounted by somebody else"), "{}", daemon.log());
+    assert!(!daemon.root.path().join("thinfs.sock").exists());
+}
+
+#[test]
+fn the_service_manager_is_told_and_the_log_can_be_json() {
+    let notices = temporary();
+    let socket = UnixDatagram::bind(notices.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut daemon = Daemon::start_with(temporary(), |serve| {
+        serve.args(["--log-format", "json"]).env("NOTIFY_SOCKET", notices.path().join("notify"));
+    });
+    let heard = || {
+        let mut notice = [0; 64];
+        let len = socket.recv(&mut notice).unwrap();
+        String::from_utf8_lossy(&notice[..len]).trim_end().to_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert_eq!(heard(), "STOPPING=1");
+    let lines: Vec<Value> = daemon.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let chosen = format!("backend {}: asked for", backend());
+    assert_eq!(lines.iter().filter(|line| line["fields"]["message"] == chosen.as_str()).count(), 1);
 }
 
 #[test]
@@ -297,7 +388,7 @@ fn exit_codes_and_messages_say_what_went_wrong_and_what_to_do() {
         (&["frobnicate"], 2, "frobnicate"),
     ] {
         let (got, said) = daemon.fails(args);
-        assert_eq!(got, code, "{args:?}: {said}");
+        assert_eq!(got, code, "{args:?}: {said}\n{}", daemon.log());
         assert!(said.contains(says), "{args:?}: {said}");
     }
     assert!(daemon.fails(&["info", "child"]).0 == 3, "rm went on after the key that it could not remove");
@@ -340,7 +431,7 @@ fn the_root_and_the_socket_keep_other_users_out() {
     let daemon = Daemon::start();
     let mode = |name: &str| fs::metadata(daemon.root.path().join(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(""), 0o711);
-    for private in ["meta", "native"] {
+    for private in ["meta", &backend()] {
         assert_eq!(mode(private), 0o700, "{private}");
     }
     assert_eq!(mode("thinfs.sock"), 0o600);

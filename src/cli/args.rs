@@ -30,6 +30,23 @@ Quick start:
 
 ";
 
+const JSON: &str = "\
+JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothing:
+  ls                   a line each: namespace, key, kind, parent, id, labels, created, updated,
+                       usage {size, inodes}, path
+  prepare, view, commit, info, label   the same, one object
+  tree                 the same with depth; parents come before their children
+  usage                a line each: key, size, inodes
+  diff                 a line each: change (added, modified, deleted), path; path_hex if the path
+                       is not UTF-8
+  mounts               a line each: type, source, options
+  gc                   destroyed, waiting, failed
+  check                sound, problems
+  status               version, pid, started, root, mount, socket, containerd_namespace, backend,
+                       details, capacity, namespaces, pending, volumes
+
+";
+
 /// Snapshots as plain directories.
 #[derive(Debug, Parser)]
 #[command(name = "thinfs", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -53,7 +70,7 @@ pub struct Cli {
 }
 
 fn long_help() -> String {
-    format!("{QUICK_START}{EXIT_CODES}")
+    format!("{QUICK_START}{JSON}{EXIT_CODES}")
 }
 
 /// The subcommands.

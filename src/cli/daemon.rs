@@ -67,7 +67,8 @@ fn blank_before(something: bool, out: &mut Out) -> std::io::Result<()> {
 
 fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str, String)> {
     let since = status.started.map(|started| format!(", running for {}", age(started, now))).unwrap_or_default();
-    let capacity = status.capacity.unwrap_or_default();
+    let capacity = status.capacity;
+    let space = capacity.map_or("unknown, see the daemon's log".to_owned(), |c| share(c.used, c.total));
     let mut fields = vec![
         ("Daemon", format!("thinfs {}, pid {}{since}", status.version, status.pid)),
         ("Root", status.root.clone()),
@@ -75,9 +76,9 @@ fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str,
         ("Socket", status.socket.clone()),
         ("containerd", format!("namespace {}", status.containerd_namespace)),
         ("Backend", status.backend.clone()),
-        ("Space", share(capacity.used, capacity.total)),
+        ("Space", space),
     ];
-    if capacity.metadata_total > 0 {
+    if let Some(capacity) = capacity.filter(|capacity| capacity.metadata_total > 0) {
         fields.push(("Metadata", share(capacity.metadata_used, capacity.metadata_total)));
     }
     fields.push(("To reclaim", status.pending.to_string()));

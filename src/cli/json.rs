@@ -95,7 +95,8 @@ pub(super) struct Status {
     pub(super) backend: String,
     /// What the backend says of itself
     pub(super) details: BTreeMap<String, String>,
-    pub(super) capacity: Capacity,
+    /// null where the backend can't say
+    pub(super) capacity: Option<Capacity>,
     pub(super) namespaces: Vec<NamespaceCount>,
     /// Removed volumes that wait to be destroyed
     pub(super) pending: u64,
@@ -156,7 +157,6 @@ impl From<admin::Usage> for Usage {
 
 impl From<admin::StatusReply> for Status {
     fn from(status: admin::StatusReply) -> Self {
-        let capacity = status.capacity.unwrap_or_default();
         Self {
             version: status.version,
             pid: status.pid,
@@ -167,16 +167,22 @@ impl From<admin::StatusReply> for Status {
             containerd_namespace: status.containerd_namespace,
             backend: status.backend,
             details: status.details.into_iter().map(|detail| (detail.name, detail.value)).collect(),
-            capacity: Capacity {
-                total: capacity.total,
-                used: capacity.used,
-                block_size: capacity.block_size,
-                metadata_total: capacity.metadata_total,
-                metadata_used: capacity.metadata_used,
-            },
+            capacity: status.capacity.map(Capacity::from),
             namespaces: status.namespaces.into_iter().map(NamespaceCount::from).collect(),
             pending: status.pending,
             volumes: status.volumes.into_iter().map(Volume::from).collect(),
+        }
+    }
+}
+
+impl From<admin::Capacity> for Capacity {
+    fn from(capacity: admin::Capacity) -> Self {
+        Self {
+            total: capacity.total,
+            used: capacity.used,
+            block_size: capacity.block_size,
+            metadata_total: capacity.metadata_total,
+            metadata_used: capacity.metadata_used,
         }
     }
 }

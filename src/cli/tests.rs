@@ -237,6 +237,19 @@ fn status_for_programs_keeps_its_field_names() {
 }
 
 #[test]
+fn the_help_names_every_field_of_the_json() {
+    let help = Cli::command().render_long_help().to_string();
+    let snapshot = printed(true, |out| list::print_list(some_snapshots().split_off(4), out));
+    let status = printed(true, |out| daemon::print_status(a_status(), out));
+    for object in [snapshot, status] {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&object).unwrap();
+        for field in object.keys() {
+            assert!(help.contains(field.as_str()), "{field} is not in the help");
+        }
+    }
+}
+
+#[test]
 fn a_kind_narrows_every_filter() {
     use args::KindArg::{Active, View};
     let given = || vec!["name==a".to_owned(), "name==b".to_owned()];

@@ -2,6 +2,7 @@
 //! and at the stop ours goes, whoever still uses it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,17 +41,17 @@ pub(super) struct Mount {
     path: PathBuf,
     fs: Arc<Fs>,
     session: Session,
-    /// The kernel's number of the FUSE connection.
-    connection: u32,
+    abort: Option<Abort>,
 }
 
 impl Mount {
     pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>) -> Result<Self> {
         let fs = Fs::new(Arc::clone(snapshots), Config::default());
         let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path)).map_err(failed("mount", path))?;
-        let stat = rustix::fs::stat(path).map_err(|error| failed("look at", path)(error.into()))?;
-        let connection = rustix::fs::minor(stat.st_dev);
-        Ok(Self { path: path.to_owned(), fs, session, connection })
+        let abort = Abort::open(path).map_err(|error| {
+            tracing::warn!(%error, "open files and bind mounts may hold up the stop: no control over the connection");
+        });
+        Ok(Self { path: path.to_owned(), fs, session, abort: abort.ok() })
     }
 
     /// A function that returns once the kernel shows every change that is durable by now.
@@ -101,10 +102,11 @@ impl Mount {
             return;
         }
         tracing::warn!("cutting off open files and bind mounts of the snapshots");
-        if let Err(error) = abort(self.connection) {
-            tracing::error!(%error, connection = self.connection, "cannot abort the FUSE connection");
-        } else if !self.ends_within(PATIENCE) {
-            tracing::error!(connection = self.connection, "the FUSE session does not end");
+        if let Some(Err(error)) = self.abort.as_ref().map(Abort::abort) {
+            tracing::error!(%error, "cannot abort the FUSE connection");
+        }
+        if !self.ends_within(PATIENCE) {
+            tracing::error!("the FUSE session does not end");
         }
     }
 
@@ -117,16 +119,26 @@ impl Mount {
     }
 }
 
-/// Tells the kernel to fail everything on a connection, by way of a fusectl filesystem that is
-/// mounted nowhere.
-fn abort(connection: u32) -> io::Result<()> {
-    let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    let path = format!("{connection}/abort");
-    let file = rustix::fs::openat(&root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, b"1")?;
-    Ok(())
+/// Tells the kernel to fail everything on our connection. Opened while the connection is certainly
+/// ours: the kernel gives the number of one that has ended to the next mount, but what was opened
+/// stays with the connection that it was opened for.
+#[derive(Debug)]
+struct Abort(OwnedFd);
+
+impl Abort {
+    /// By way of a fusectl filesystem that is mounted nowhere.
+    fn open(mount: &Path) -> rustix::io::Result<Self> {
+        let connection = rustix::fs::minor(rustix::fs::stat(mount)?.st_dev);
+        let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let path = format!("{connection}/abort");
+        rustix::fs::openat(&root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    fn abort(&self) -> rustix::io::Result<()> {
+        rustix::io::write(&self.0, b"1").map(drop)
+    }
 }
 
 fn failed(doing: &'static str, mount: &Path) -> impl FnOnce(io::Error) -> Error {

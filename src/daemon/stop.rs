@@ -130,6 +130,31 @@ mod tests {
         assert!(stop.is_hurried());
     }
 
+    /// The panic hook belongs to the whole process, so this asks a process of its own: it runs this
+    /// test once more.
+    #[test]
+    fn a_panic_in_any_thread_stops_the_daemon_with_an_error_that_names_the_thread() {
+        const INNER: &str = "THINFS_TEST_INNER";
+        if std::env::var_os(INNER).is_some() {
+            let stop = Stop::new();
+            stop.on_panics();
+            let thread = std::thread::Builder::new().name("reaper".into());
+            thread.spawn(|| panic!("out of luck")).unwrap().join().unwrap_err();
+            assert!(stop.is_requested());
+            let failure = stop.take_failure().unwrap().to_string();
+            assert!(failure.starts_with("stopped after a panic in thread reaper: out of luck at "), "{failure}");
+            return;
+        }
+        let name = "daemon::stop::tests::a_panic_in_any_thread_stops_the_daemon_with_an_error_that_names_the_thread";
+        let inner = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(INNER, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&inner.stdout);
+        assert!(inner.status.success() && said.contains("1 passed"), "{said}");
+    }
+
     #[test]
     fn a_failure_stops_and_the_first_one_is_what_the_daemon_ends_with() {
         let stop = Stop::new();

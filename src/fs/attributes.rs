@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{
-    AtFlags, CWD, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat, chownat, fstat, ftruncate,
-    ioctl_getflags, ioctl_setflags, readlinkat, utimensat,
+    AtFlags, CWD, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
+    chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -31,7 +31,13 @@ pub enum FileAttr {
 impl Fs {
     /// Changes what is asked, in the order length, owner, permissions, times; `handle` is the open file
     /// through which it was asked, if any.
-    pub fn setattr(&self, caller: &Caller, node: NodeId, changes: &Changes, handle: Option<u64>) -> Result<Known> {
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        changes: &Changes,
+        handle: Option<u64>,
+    ) -> Result<Known> {
         if self.place(node).is_some() {
             return Err(Errno::PERM.into());
         }
@@ -49,7 +55,10 @@ impl Fs {
             change_mode(&file, mode)?;
         }
         if (changes.atime, changes.mtime) != (SetTime::Keep, SetTime::Keep) {
-            let times = Timestamps { last_access: timespec(changes.atime), last_modification: timespec(changes.mtime) };
+            let times = Timestamps {
+                last_access: timespec(changes.atime),
+                last_modification: timespec(changes.mtime),
+            };
             utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
         }
         Ok(self.known(Attr::of(node, &fstat(&file)?)))
@@ -61,7 +70,9 @@ impl Fs {
         }
         match handle.and_then(|handle| self.open.get(handle).ok()) {
             Some(file) if file.check_writer().is_ok() => Ok(ftruncate(&file.fd, size)?),
-            _ => Ok(ftruncate(self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?),
+            _ => {
+                Ok(ftruncate(self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?)
+            }
         }
     }
 
@@ -103,7 +114,8 @@ impl Fs {
 /// `chmod` knows no descriptor without rights (`O_PATH`) before Linux 6.6; through /proc all do.
 /// The kernel has decided whether the caller may set the set-group-id bit.
 fn change_mode(file: impl AsFd, mode: u32) -> Result<()> {
-    let change = || chmodat(CWD, proc_path(file), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty());
+    let change =
+        || chmodat(CWD, proc_path(file), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty());
     Ok(if mode & 0o2000 != 0 { creds::with_fsetid(change) } else { change() }?)
 }
 
@@ -111,6 +123,8 @@ fn timespec(time: SetTime) -> Timespec {
     match time {
         SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         SetTime::Now => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        SetTime::To(moment) => Timespec { tv_sec: moment.seconds, tv_nsec: moment.nanoseconds.into() },
+        SetTime::To(moment) => {
+            Timespec { tv_sec: moment.seconds, tv_nsec: moment.nanoseconds.into() }
+        }
     }
 }

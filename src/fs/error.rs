@@ -69,7 +69,9 @@ fn snapshot_errno(error: &snapshot::Error) -> Errno {
 /// What the caller did wrong is for the caller to know; what went wrong here is for the operator.
 fn report(error: &dyn std::error::Error, errno: Errno) {
     if errno == Errno::IO {
-        let causes: Vec<_> = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
+        let causes: Vec<_> = std::iter::successors(error.source(), |cause| cause.source())
+            .map(ToString::to_string)
+            .collect();
         tracing::error!(%error, ?causes, "file operation failed");
     } else {
         tracing::debug!(%error, %errno, "file operation refused");

@@ -73,10 +73,15 @@ impl Invalidator {
     }
 
     /// Starts the thread that tells `kernel`. It ends at [`Invalidator::close`].
-    pub fn start(self: &Arc<Self>, kernel: impl Kernel + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+    pub fn start(
+        self: &Arc<Self>,
+        kernel: impl Kernel + 'static,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
         self.queue.lock().open = true;
         let invalidator = Arc::clone(self);
-        std::thread::Builder::new().name("invalidator".into()).spawn(move || invalidator.run(&kernel))
+        std::thread::Builder::new()
+            .name("invalidator".into())
+            .spawn(move || invalidator.run(&kernel))
     }
 
     /// Ends the thread; what is still queued is dropped.

@@ -27,9 +27,18 @@ const FIRST: u64 = 3;
 impl Fs {
     /// Reads the directory on from `cookie` (0 is the beginning) until it ends or `sink` is full. With
     /// `attributes`, each line comes with the node's entry, and the kernel knows those it took.
-    pub fn list(&self, caller: &Caller, node: NodeId, cookie: u64, attributes: bool, sink: Sink<'_>) -> Result<()> {
+    pub fn list(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        cookie: u64,
+        attributes: bool,
+        sink: Sink<'_>,
+    ) -> Result<()> {
         match self.place(node) {
-            Some(Place::Snapshots(namespace, kind)) => self.list_snapshots(node, &namespace, kind, cookie, sink),
+            Some(Place::Snapshots(namespace, kind)) => {
+                self.list_snapshots(node, &namespace, kind, cookie, sink)
+            }
             Some(place) => self.list_places(node, &place, cookie, sink),
             None => self.list_files(&self.at(caller, node)?, cookie, attributes, sink),
         }
@@ -53,7 +62,9 @@ impl Fs {
             } else if attributes {
                 self.list_file(at, &directory, name, cookie, sink)?
             } else {
-                at.slot.node(ino).is_ok_and(|node| sink(&Line { name: name.to_bytes(), cookie, node, file_type, entry: None }))
+                at.slot.node(ino).is_ok_and(|node| {
+                    sink(&Line { name: name.to_bytes(), cookie, node, file_type, entry: None })
+                })
             };
             if full {
                 break;
@@ -64,7 +75,14 @@ impl Fs {
 
     /// A line with its attributes. A file that has gone meanwhile, or whose inode number has no node id,
     /// is left out.
-    fn list_file(&self, at: &At, directory: impl AsFd, name: &std::ffi::CStr, cookie: u64, sink: Sink<'_>) -> Result<bool> {
+    fn list_file(
+        &self,
+        at: &At,
+        directory: impl AsFd,
+        name: &std::ffi::CStr,
+        cookie: u64,
+        sink: Sink<'_>,
+    ) -> Result<bool> {
         let directory = directory.as_fd();
         let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
@@ -82,7 +100,13 @@ impl Fs {
             entry => entry?,
         };
         let attr = &entry.known.attr;
-        let line = Line { name: name.to_bytes(), cookie, node: attr.node, file_type: attr.file_type(), entry: Some(entry) };
+        let line = Line {
+            name: name.to_bytes(),
+            cookie,
+            node: attr.node,
+            file_type: attr.file_type(),
+            entry: Some(entry),
+        };
         let full = sink(&line);
         if !full {
             self.cached.nodes.remember(at.slot.handles, attr.node, &handle);
@@ -93,12 +117,21 @@ impl Fs {
     fn dot_node(&self, at: &At, name: &[u8], ino: u64) -> Result<NodeId> {
         match name {
             b"." => Ok(at.node),
-            _ if at.node.is_snapshot_root() => Ok(self.tree.node(&self.place_of(at.slot.snapshot)?)),
+            _ if at.node.is_snapshot_root() => {
+                Ok(self.tree.node(&self.place_of(at.slot.snapshot)?))
+            }
             _ => at.slot.node(ino),
         }
     }
 
-    fn list_snapshots(&self, node: NodeId, namespace: &Namespace, kind: Kind, cookie: u64, sink: Sink<'_>) -> Result<()> {
+    fn list_snapshots(
+        &self,
+        node: NodeId,
+        namespace: &Namespace,
+        kind: Kind,
+        cookie: u64,
+        sink: Sink<'_>,
+    ) -> Result<()> {
         let parent = self.tree.parent(&Place::Snapshots(namespace.clone(), kind));
         if list_dots(node, self.tree.node(&parent), cookie, sink) {
             return Ok(());
@@ -110,7 +143,13 @@ impl Fs {
             let entry = self.entry_in_listing(*id);
             let attr = &entry.known.attr;
             let cookie = u64::from(id.0) + FIRST;
-            let line = Line { name: name.as_bytes(), cookie, node: attr.node, file_type: FileType::Directory, entry: Some(entry) };
+            let line = Line {
+                name: name.as_bytes(),
+                cookie,
+                node: attr.node,
+                file_type: FileType::Directory,
+                entry: Some(entry),
+            };
             if sink(&line) {
                 break;
             }
@@ -122,18 +161,30 @@ impl Fs {
     /// for any time, so that whoever wants more asks.
     fn entry_in_listing(&self, snapshot: SnapshotId) -> Entry {
         let attr = Attr::of_directory(NodeId::root_of(snapshot), 0o755, self.tree.started());
-        Entry { known: Known { attr, ttl: std::time::Duration::ZERO }, generation: 0, ttl: std::time::Duration::ZERO }
+        Entry {
+            known: Known { attr, ttl: std::time::Duration::ZERO },
+            generation: 0,
+            ttl: std::time::Duration::ZERO,
+        }
     }
 
     fn list_places(&self, node: NodeId, place: &Place, cookie: u64, sink: Sink<'_>) -> Result<()> {
         if list_dots(node, self.tree.node(&self.tree.parent(place)), cookie, sink) {
             return Ok(());
         }
-        for (index, (name, child)) in self.places_in(place)?.iter().enumerate().skip(cookie.saturating_sub(DOT_DOT) as usize) {
+        for (index, (name, child)) in
+            self.places_in(place)?.iter().enumerate().skip(cookie.saturating_sub(DOT_DOT) as usize)
+        {
             let entry = Entry { known: self.tree.attr(child).into(), generation: 0, ttl: FOREVER };
             let attr = &entry.known.attr;
             let cookie = FIRST + index as u64;
-            let line = Line { name: name.as_bytes(), cookie, node: attr.node, file_type: FileType::Directory, entry: Some(entry) };
+            let line = Line {
+                name: name.as_bytes(),
+                cookie,
+                node: attr.node,
+                file_type: FileType::Directory,
+                entry: Some(entry),
+            };
             if sink(&line) {
                 break;
             }
@@ -144,7 +195,9 @@ impl Fs {
     /// The virtual directories in a virtual directory.
     fn places_in(&self, place: &Place) -> Result<Vec<(String, Place)>> {
         let kinds = |namespace: &Namespace| {
-            Kind::ALL.map(|kind| (kind.as_str().to_owned(), Place::Snapshots(namespace.clone(), kind))).to_vec()
+            Kind::ALL
+                .map(|kind| (kind.as_str().to_owned(), Place::Snapshots(namespace.clone(), kind)))
+                .to_vec()
         };
         Ok(match place {
             Place::Top => {
@@ -154,8 +207,11 @@ impl Fs {
             }
             Place::Namespaces => {
                 let namespaces = self.snapshots.namespaces()?;
-                let others = namespaces.into_iter().filter(|namespace| namespace != self.tree.shown());
-                others.map(|namespace| (namespace.to_string(), Place::Namespace(namespace))).collect()
+                let others =
+                    namespaces.into_iter().filter(|namespace| namespace != self.tree.shown());
+                others
+                    .map(|namespace| (namespace.to_string(), Place::Namespace(namespace)))
+                    .collect()
             }
             Place::Namespace(namespace) => kinds(namespace),
             Place::Snapshots(..) => Vec::new(),

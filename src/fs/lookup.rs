@@ -12,7 +12,7 @@
 //! A root has its own times, as the `/` of a container should, not the snapshot's.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ impl Fs {
 
     fn lookup_below(&self, at: &At, name: &OsStr) -> Result<Found> {
         let directory = self.cached.nodes.descriptor(at)?;
-        match self.entry_below(at, rustix::fd::AsFd::as_fd(&directory), name) {
+        match self.entry_below(at, directory.as_fd(), name) {
             Err(super::Error::Os(Errno::NOENT)) => Ok(Found::Absent(FOREVER)),
             found => found.map(Found::Entry),
         }
@@ -84,12 +84,14 @@ impl Fs {
     /// A look-up by node alone: somebody has kept a handle (NFS, `open_by_handle_at`). On a filesystem that
     /// a volume shares with other files, a made-up inode number must not lead out of the volume.
     fn lookup_self(&self, at: &At) -> Result<Entry> {
-        let descriptor = self.cached.nodes.descriptor(at).map_err(|_| Errno::STALE)?;
-        let stat = fstat(&descriptor)?;
-        if at.slot.is_subtree() && !self.cached.nodes.is_known(at) && !self.is_below_root(at, &descriptor, &stat)? {
+        let trusted = !at.slot.is_subtree() || self.cached.nodes.is_known(at);
+        // Not by way of the cache, which would make it known.
+        let file = self.cached.nodes.open(at, OFlags::PATH).map_err(|_| Errno::STALE)?;
+        let stat = fstat(&file)?;
+        if !trusted && !self.is_below_root(at, &file, &stat)? {
             return Err(Errno::STALE.into());
         }
-        self.entry(at, &stat, &FileHandle::of(&descriptor, "")?)
+        self.entry(at, &stat, &FileHandle::of(&file, "")?)
     }
 
     fn lookup_parent(&self, at: &At) -> Result<Entry> {
@@ -98,22 +100,33 @@ impl Fs {
             return Ok(self.virtual_entry(&place));
         }
         let directory = self.cached.nodes.descriptor(at)?;
-        let parent = openat(&directory, "..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let parent = openat(
+            &directory,
+            "..",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         self.entry(at, &fstat(&parent)?, &FileHandle::of(&parent, "")?)
     }
 
     /// Whether a directory is inside the volume. Of other files that can't be told.
-    fn is_below_root(&self, at: &At, descriptor: &impl rustix::fd::AsFd, stat: &Stat) -> Result<bool> {
+    fn is_below_root(&self, at: &At, file: &OwnedFd, stat: &Stat) -> Result<bool> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(false);
         }
-        let mut here = openat(descriptor, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut here =
+            openat(file, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut ino = stat.st_ino;
         loop {
             if at.slot.node(ino)?.is_snapshot_root() {
                 return Ok(true);
             }
-            here = openat(&here, "..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            here = openat(
+                &here,
+                "..",
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
             let above = fstat(&here)?.st_ino;
             if above == ino {
                 return Ok(false);
@@ -123,7 +136,12 @@ impl Fs {
     }
 
     /// The entry of a name in a directory of a snapshot; the kernel knows the node from now on.
-    pub(super) fn entry_below(&self, at: &At, directory: BorrowedFd<'_>, name: &OsStr) -> Result<Entry> {
+    pub(super) fn entry_below(
+        &self,
+        at: &At,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<Entry> {
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         self.entry(at, &stat, &FileHandle::of(directory, name)?)
     }
@@ -135,7 +153,12 @@ impl Fs {
         Ok(entry)
     }
 
-    pub(super) fn entry_unremembered(&self, at: &At, stat: &Stat, handle: &FileHandle) -> Result<Entry> {
+    pub(super) fn entry_unremembered(
+        &self,
+        at: &At,
+        stat: &Stat,
+        handle: &FileHandle,
+    ) -> Result<Entry> {
         let node = at.slot.node(stat.st_ino)?;
         // A root has one generation in all answers, those from before activation included.
         let generation = if node.is_snapshot_root() { 0 } else { handle.generation() };
@@ -195,10 +218,16 @@ impl Fs {
         }
         let found = match place {
             Place::Top if name == names::NAMESPACES => Some(Place::Namespaces),
-            Place::Top => kind_named(name).map(|kind| Place::Snapshots(self.tree.shown().clone(), kind)),
+            Place::Top => {
+                kind_named(name).map(|kind| Place::Snapshots(self.tree.shown().clone(), kind))
+            }
             Place::Namespaces => self.namespace_named(caller, name)?.map(Place::Namespace),
-            Place::Namespace(namespace) => kind_named(name).map(|kind| Place::Snapshots(namespace.clone(), kind)),
-            Place::Snapshots(namespace, kind) => return self.lookup_snapshot(caller, namespace, *kind, name),
+            Place::Namespace(namespace) => {
+                kind_named(name).map(|kind| Place::Snapshots(namespace.clone(), kind))
+            }
+            Place::Snapshots(namespace, kind) => {
+                return self.lookup_snapshot(caller, namespace, *kind, name);
+            }
         };
         Ok(match found {
             Some(place) => Found::Entry(self.virtual_entry(&place)),
@@ -212,22 +241,38 @@ impl Fs {
             return Ok(None);
         };
         let elsewhere = namespace != *self.tree.shown();
-        let visible = elsewhere && (caller.uid == 0 || self.snapshots.namespaces()?.contains(&namespace));
+        let visible =
+            elsewhere && (caller.uid == 0 || self.snapshots.namespaces()?.contains(&namespace));
         Ok(visible.then_some(namespace))
     }
 
-    fn lookup_snapshot(&self, caller: &Caller, namespace: &Namespace, kind: Kind, name: &OsStr) -> Result<Found> {
+    fn lookup_snapshot(
+        &self,
+        caller: &Caller,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &OsStr,
+    ) -> Result<Found> {
         match self.snapshot_named(namespace, kind, name)? {
             Some(info) => {
                 let node = NodeId::root_of(info.snapshot.id);
-                Ok(Found::Entry(Entry { known: self.root_attr(caller, node)?, generation: 0, ttl: FOREVER }))
+                Ok(Found::Entry(Entry {
+                    known: self.root_attr(caller, node)?,
+                    generation: 0,
+                    ttl: FOREVER,
+                }))
             }
             None => Ok(Found::Absent(Duration::ZERO)),
         }
     }
 
     /// The snapshot that a name stands for in a directory of one kind.
-    pub(super) fn snapshot_named(&self, namespace: &Namespace, kind: Kind, name: &OsStr) -> Result<Option<Info>> {
+    pub(super) fn snapshot_named(
+        &self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &OsStr,
+    ) -> Result<Option<Info>> {
         let Some(key) = self.key_named(namespace, name)? else {
             return Ok(None);
         };

@@ -7,7 +7,9 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, linkat, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, fstat, linkat, makedev, mkdirat, mknodat, openat, symlinkat,
+};
 use rustix::io::Errno;
 
 use super::nodes::Descriptor;
@@ -35,22 +37,42 @@ impl Fs {
     }
 
     /// `mknod`: a regular file, FIFO, socket or device node.
-    pub fn mknod(&self, caller: &Caller, parent: NodeId, name: &OsStr, mode: u32, device: (u32, u32)) -> Result<Entry> {
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        device: (u32, u32),
+    ) -> Result<Entry> {
         self.refuse_virtual(parent)?;
         self.make(caller, parent, name, mode, |directory| {
-            let (file_type, permissions) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
+            let (file_type, permissions) =
+                (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
             mknodat(directory, name, file_type, permissions, makedev(device.0, device.1))
         })
     }
 
     /// `symlink`.
-    pub fn symlink(&self, caller: &Caller, parent: NodeId, name: &OsStr, target: &Path) -> Result<Entry> {
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        target: &Path,
+    ) -> Result<Entry> {
         self.refuse_virtual(parent)?;
         self.make(caller, parent, name, 0, |directory| symlinkat(target, directory, name))
     }
 
     /// `link`: one more name for a node of the same snapshot.
-    pub fn link(&self, caller: &Caller, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry> {
+    pub fn link(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+    ) -> Result<Entry> {
         self.refuse_virtual(parent)?;
         check_component(name)?;
         if node.snapshot() != parent.snapshot() {
@@ -59,7 +81,8 @@ impl Fs {
         let at = self.at(caller, parent)?;
         let file_at = self.at(caller, node)?;
         let _writer = at.writer(caller)?;
-        let (directory, file) = (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&file_at)?);
+        let (directory, file) =
+            (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&file_at)?);
         linkat(&file, "", &directory, name, AtFlags::EMPTY_PATH)?;
         self.entry_below(&at, directory.as_fd(), name)
     }
@@ -69,12 +92,22 @@ impl Fs {
     /// The kernel asks only for a name that it knows to be absent, and takes what it gets for new, without
     /// checking permissions. So a file that is there already is never opened here: `ESTALE` makes the kernel
     /// look the name up again.
-    pub fn create(&self, caller: &Caller, parent: NodeId, name: &OsStr, mode: u32, asked: Asked) -> Result<(Entry, Opened)> {
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        asked: Asked,
+    ) -> Result<(Entry, Opened)> {
         self.refuse_virtual(parent)?;
         check_component(name)?;
         let (at, writer) = self.writable(caller, parent)?;
         let directory = self.cached.nodes.descriptor(&at)?;
-        let flags = asked.backing_flags() - OFlags::TRUNC | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let flags = asked.backing_flags().difference(OFlags::TRUNC)
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW;
         let open = || openat(&directory, name, flags, Mode::from_raw_mode(mode & 0o7777));
         let file = match as_caller(caller, mode, open) {
             Err(Errno::EXIST) if !asked.exclusive() => return Err(Errno::STALE.into()),
@@ -117,7 +150,11 @@ impl Fs {
 
 /// With the caller's ids and umask. Whether the caller may set the set-group-id bit the kernel has decided,
 /// knowing all of the caller's groups.
-fn as_caller<T>(caller: &Caller, mode: u32, work: impl FnOnce() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+fn as_caller<T>(
+    caller: &Caller,
+    mode: u32,
+    work: impl FnOnce() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
     creds::prepare_thread()?;
     let work = || creds::as_caller(caller.uid, caller.gid, caller.umask, work);
     if mode & SET_GROUP_ID != 0 { creds::with_fsetid(work) } else { work() }

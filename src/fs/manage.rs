@@ -23,7 +23,12 @@ use super::{Error, Fs, Result, lookup, watch};
 use crate::types::{Kind, Labels, SnapshotKey};
 
 impl Fs {
-    pub(super) fn prepare_named(&self, caller: &Caller, place: &Place, name: &OsStr) -> Result<Entry> {
+    pub(super) fn prepare_named(
+        &self,
+        caller: &Caller,
+        place: &Place,
+        name: &OsStr,
+    ) -> Result<Entry> {
         let Place::Snapshots(namespace, kind) = place else {
             return Err(Errno::PERM.into());
         };
@@ -33,7 +38,8 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         must_wait(caller)?;
-        let info = watch::by_the_kernel(|| self.snapshots.prepare(namespace, &key, None, Labels::new()))?;
+        let info =
+            watch::by_the_kernel(|| self.snapshots.prepare(namespace, &key, None, Labels::new()))?;
         Ok(Entry { known: lookup::guessed_root(&info), generation: 0, ttl: FOREVER })
     }
 
@@ -46,8 +52,16 @@ impl Fs {
         Ok(watch::by_the_kernel(|| self.snapshots.remove(namespace, &info.key))?)
     }
 
-    pub(super) fn rename_snapshot(&self, caller: &Caller, from: (&Place, &OsStr), to: (&Place, &OsStr)) -> Result<()> {
-        let (Place::Snapshots(namespace, Kind::Active), Place::Snapshots(to_namespace, Kind::Committed)) = (from.0, to.0)
+    pub(super) fn rename_snapshot(
+        &self,
+        caller: &Caller,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+    ) -> Result<()> {
+        let (
+            Place::Snapshots(namespace, Kind::Active),
+            Place::Snapshots(to_namespace, Kind::Committed),
+        ) = (from.0, to.0)
         else {
             return Err(Errno::PERM.into());
         };
@@ -57,7 +71,9 @@ impl Fs {
         let name = new_key(to.1)?;
         must_wait(caller)?;
         let info = self.snapshot_named(namespace, Kind::Active, from.1)?.ok_or(Errno::NOENT)?;
-        watch::by_the_kernel(|| self.snapshots.commit(namespace, &name, &info.key, Labels::new(), None))?;
+        watch::by_the_kernel(|| {
+            self.snapshots.commit(namespace, &name, &info.key, Labels::new(), None)
+        })?;
         Ok(())
     }
 }

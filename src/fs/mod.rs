@@ -22,8 +22,8 @@
 //!   root, but what is created is the caller's own ([`crate::sys::creds`]).
 //! - Backing filesystems are reached by one name component at a time, never following a symlink.
 
-pub mod error;
 pub mod attributes;
+pub mod error;
 mod invalidate;
 mod listing;
 mod lookup;
@@ -106,7 +106,10 @@ impl Cache for Descriptors {
 impl Fs {
     /// A tree over these snapshots. It watches them from now on.
     pub fn new(snapshots: Arc<Snapshots>, config: Config) -> Arc<Self> {
-        let cached = Arc::new(Descriptors { slots: Slots::default(), nodes: Nodes::new(config.descriptors) });
+        let cached = Arc::new(Descriptors {
+            slots: Slots::default(),
+            nodes: Nodes::new(config.descriptors),
+        });
         snapshots.volumes().register_cache(Arc::clone(&cached) as Arc<dyn Cache>);
         let fs = Arc::new(Self {
             tree: Tree::new(config.shown, config.permissions),
@@ -126,9 +129,10 @@ impl Fs {
         &self.invalidator
     }
 
-    /// The kernel forgets a node that it was told of `lookups` times.
-    pub fn forget(&self, node: NodeId, lookups: u64) {
-        self.cached.nodes.forget(node, lookups);
+    /// The kernel forgets a node that it was told of `lookups` times. To drop what this gives back may take
+    /// time.
+    pub fn forget(&self, node: NodeId, lookups: u64) -> Option<impl Send + 'static> {
+        self.cached.nodes.forget(node, lookups)
     }
 
     /// Whether the node's volume is activated; activates it if the caller may wait.
@@ -164,10 +168,18 @@ impl Fs {
 
     fn pool_space(&self) -> Result<Space> {
         let capacity = self.snapshots.volumes().backend().capacity()?;
-        let block_size = u32::try_from(capacity.block_size).ok().filter(|size| *size > 0).unwrap_or(4096);
+        let block_size =
+            u32::try_from(capacity.block_size).ok().filter(|size| *size > 0).unwrap_or(4096);
         let blocks = |bytes: u64| bytes / u64::from(block_size);
         let free = blocks(capacity.total.saturating_sub(capacity.used));
-        Ok(Space { block_size, blocks: blocks(capacity.total), free, available: free, files: 0, files_free: 0 })
+        Ok(Space {
+            block_size,
+            blocks: blocks(capacity.total),
+            free,
+            available: free,
+            files: 0,
+            files_free: 0,
+        })
     }
 
     /// The node with its volume pinned.

@@ -50,7 +50,9 @@ fn escape(key: &str) -> String {
     let mut escaped = String::with_capacity(key.len());
     for char in key.chars() {
         match char {
-            '\u{0}'..='\u{1f}' | '\u{7f}' | '/' | '%' => escaped.push_str(percent_encode_byte(char as u8)),
+            '\u{0}'..='\u{1f}' | '\u{7f}' | '/' | '%' => {
+                escaped.push_str(percent_encode_byte(char as u8))
+            }
             _ => escaped.push(char),
         }
     }
@@ -84,7 +86,8 @@ pub fn decode(name: &[u8]) -> Option<Name> {
 }
 
 fn decode_digest(text: &str) -> Option<[u8; 32]> {
-    if text.len() != DIGEST_DIGITS || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+    if text.len() != DIGEST_DIGITS || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
         return None;
     }
     let mut digest = [0; 32];
@@ -135,7 +138,9 @@ mod tests {
 
     #[test]
     fn other_spellings_are_unknown() {
-        for name in ["%62usybox", "%2f", "%2e", "a%", "a%4", "%00", "", ".", "..", "a%~00", "%ff", "a%~G"] {
+        for name in
+            ["%62usybox", "%2f", "%2e", "a%", "a%4", "%00", "", ".", "..", "a%~00", "%ff", "a%~G"]
+        {
             assert_eq!(decode(name.as_bytes()), None, "{name}");
         }
         assert_eq!(decode(b"\xff"), None);
@@ -143,7 +148,9 @@ mod tests {
 
     #[test]
     fn long_key_ends_in_its_digest_and_is_cut_at_a_boundary() {
-        for text in ["a".repeat(256), "/".repeat(100), "☃".repeat(200), format!("a{}", "%".repeat(300))] {
+        for text in
+            ["a".repeat(256), "/".repeat(100), "☃".repeat(200), format!("a{}", "%".repeat(300))]
+        {
             let name = encode(&key(text.clone()));
             assert!(name.len() <= READABLE + 2 + DIGEST_DIGITS, "{name}");
             let readable = name.rsplit_once(DIGEST_MARK).unwrap().0;

@@ -44,8 +44,9 @@ pub struct Nodes {
 /// A file without a name. It counts as a writer, because a filesystem that holds one can't turn read-only:
 /// a commit waits until the kernel has forgotten it.
 #[derive(Debug)]
-struct Orphan {
+pub struct Orphan {
     file: Arc<OwnedFd>,
+    is_large: bool,
     _writer: Writer,
 }
 
@@ -97,7 +98,7 @@ impl Nodes {
         if let Some(cached) = self.shard(key).lock().get(&key) {
             return Ok(Descriptor::Shared(Arc::clone(cached)));
         }
-        let opened = Arc::new(self.handle(at)?.open(at.pin.root(), OFlags::PATH)?);
+        let opened = Arc::new(self.open_handle(at, OFlags::PATH)?);
         let evicted = self.shard(key).lock().push(key, Arc::clone(&opened));
         drop(evicted);
         Ok(Descriptor::Shared(opened))
@@ -112,7 +113,20 @@ impl Nodes {
         if let Some(orphan) = self.orphan(at.node) {
             return Ok(openat(CWD, proc_path(&orphan), flags, Mode::empty())?);
         }
-        Ok(self.handle(at)?.open(at.pin.root(), flags)?)
+        self.open_handle(at, flags)
+    }
+
+    /// Cached descriptors make room where the process may have no more.
+    fn open_handle(&self, at: &At, flags: OFlags) -> Result<OwnedFd> {
+        let handle = self.handle(at)?;
+        match handle.open(at.pin.root(), flags) {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                tracing::warn!("out of file descriptors: dropping those that are only cached");
+                self.cache.iter().for_each(|shard| shard.lock().clear());
+                Ok(handle.open(at.pin.root(), flags)?)
+            }
+            opened => Ok(opened?),
+        }
     }
 
     fn handle(&self, at: &At) -> Result<FileHandle> {
@@ -140,12 +154,14 @@ impl Nodes {
             return;
         }
         let mut remembered = self.remembered.lock();
-        let known = remembered.entry(node).or_insert_with(|| Remembered { handle: handle.to_boxed(), lookups: 0 });
+        let known = remembered
+            .entry(node)
+            .or_insert_with(|| Remembered { handle: handle.to_boxed(), lookups: 0 });
         known.lookups += 1;
     }
 
-    /// The kernel forgets the node this many times.
-    pub fn forget(&self, node: NodeId, lookups: u64) {
+    /// The kernel forgets the node this many times. Gives back a file whose blocks take time to free.
+    pub fn forget(&self, node: NodeId, lookups: u64) -> Option<Orphan> {
         let orphan = match self.orphan_count.load(Relaxed) {
             0 => None,
             _ => self.orphans.lock().remove(&node),
@@ -153,7 +169,6 @@ impl Nodes {
         if orphan.is_some() {
             self.orphan_count.fetch_sub(1, Relaxed);
         }
-        drop(orphan);
         let mut remembered = self.remembered.lock();
         if let Some(known) = remembered.get_mut(&node) {
             known.lookups = known.lookups.saturating_sub(lookups);
@@ -161,14 +176,16 @@ impl Nodes {
                 remembered.remove(&node);
             }
         }
+        drop(remembered);
+        orphan.filter(|orphan| orphan.is_large)
     }
 
-    /// The node's last name is gone.
-    pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd) {
+    /// The node's last name is gone. `is_large`: to free its blocks takes time.
+    pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd, is_large: bool) {
         let key = (writer.pin().volume(), node.ino());
         let cached = self.shard(key).lock().pop(&key);
         drop(cached);
-        let orphan = Orphan { file: Arc::new(file), _writer: writer.clone() };
+        let orphan = Orphan { file: Arc::new(file), is_large, _writer: writer.clone() };
         if self.orphans.lock().insert(node, orphan).is_none() {
             self.orphan_count.fetch_add(1, Relaxed);
         }
@@ -187,11 +204,17 @@ impl Nodes {
     pub fn drop_volume(&self, volume: VolumeId) {
         for shard in &self.cache {
             let mut shard = shard.lock();
-            let keys: Vec<Key> = shard.iter().map(|(key, _)| *key).filter(|key| key.0 == volume).collect();
+            let keys: Vec<Key> =
+                shard.iter().map(|(key, _)| *key).filter(|key| key.0 == volume).collect();
             let dropped: Vec<_> = keys.iter().filter_map(|key| shard.pop(key)).collect();
             drop(shard);
             drop(dropped);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered_count(&self) -> usize {
+        self.remembered.lock().len()
     }
 
     fn orphan(&self, node: NodeId) -> Option<Arc<OwnedFd>> {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek};
+use rustix::fs::{
+    FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek,
+};
 use rustix::io::{Errno, pread, pwrite};
 
 use super::slots::At;
@@ -18,8 +20,8 @@ use super::{Error, Fs, Notice, Result};
 use crate::sys::creds;
 use crate::volume::{Pin, Writer};
 
-/// A truncation of more than this waits for the filesystem to free blocks.
-const LARGE: u64 = 16 << 20;
+/// To free more than this takes a filesystem time.
+pub(super) const LARGE: u64 = 16 << 20;
 
 /// The flags with which a file is to be opened, as the caller gave them.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +53,12 @@ impl Asked {
 
     /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned.
     pub(super) fn backing_flags(self) -> OFlags {
-        let kept = OFlags::RWMODE | OFlags::APPEND | OFlags::TRUNC | OFlags::NOATIME | OFlags::DSYNC | OFlags::SYNC;
+        let kept = OFlags::RWMODE
+            | OFlags::APPEND
+            | OFlags::TRUNC
+            | OFlags::NOATIME
+            | OFlags::DSYNC
+            | OFlags::SYNC;
         self.0.intersection(kept) | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC
     }
 }
@@ -115,7 +122,8 @@ impl Fs {
     pub fn open(&self, caller: &Caller, node: NodeId, asked: Asked) -> Result<Opened> {
         creds::prepare_thread()?;
         let at = self.at(caller, node)?;
-        let writer = if asked.writes() || asked.truncates() { Some(at.writer(caller)?) } else { None };
+        let writer =
+            if asked.writes() || asked.truncates() { Some(at.writer(caller)?) } else { None };
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }
@@ -126,7 +134,8 @@ impl Fs {
     /// Whether cutting the file to `size` would free so much that it takes time.
     pub(super) fn is_large(&self, at: &At, size: u64) -> Result<bool> {
         let stat = rustix::fs::fstat(self.cached.nodes.descriptor(at)?)?;
-        Ok((stat.st_size as u64).saturating_sub(size) > LARGE && stat.st_blocks as u64 * 512 > LARGE)
+        Ok((stat.st_size as u64).saturating_sub(size) > LARGE
+            && stat.st_blocks as u64 * 512 > LARGE)
     }
 
     /// An open file by its number.
@@ -226,7 +235,13 @@ impl OpenFile {
     }
 
     /// Copies within the backing filesystem, sharing blocks where it can.
-    pub fn copy_to(&self, mut offset: u64, target: &OpenFile, mut target_offset: u64, len: usize) -> Result<usize> {
+    pub fn copy_to(
+        &self,
+        mut offset: u64,
+        target: &OpenFile,
+        mut target_offset: u64,
+        len: usize,
+    ) -> Result<usize> {
         creds::prepare_thread()?;
         target.check_writer()?;
         Ok(copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)?)

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
+use super::open::LARGE;
 use super::slots::At;
 use super::types::{Caller, NodeId, Rename, check_component};
 use super::{Fs, Result};
@@ -28,7 +29,13 @@ impl Fs {
         self.remove_name(caller, parent, name, AtFlags::REMOVEDIR)
     }
 
-    fn remove_name(&self, caller: &Caller, parent: NodeId, name: &OsStr, flags: AtFlags) -> Result<()> {
+    fn remove_name(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        flags: AtFlags,
+    ) -> Result<()> {
         check_component(name)?;
         let (at, writer) = self.writable(caller, parent)?;
         let directory = self.cached.nodes.descriptor(&at)?;
@@ -42,13 +49,20 @@ impl Fs {
         check_component(&rename.name)?;
         check_component(&rename.new_name)?;
         match (self.place(rename.parent), self.place(rename.new_parent)) {
-            (Some(from), Some(to)) => return self.rename_snapshot(caller, (&from, &rename.name), (&to, &rename.new_name)),
+            (Some(from), Some(to)) => {
+                return self.rename_snapshot(
+                    caller,
+                    (&from, &rename.name),
+                    (&to, &rename.new_name),
+                );
+            }
             (None, None) if rename.parent.snapshot() == rename.new_parent.snapshot() => {}
             _ => return Err(Errno::XDEV.into()),
         }
         let (at, writer) = self.writable(caller, rename.parent)?;
         let new_at = self.at(caller, rename.new_parent)?;
-        let (from, to) = (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&new_at)?);
+        let (from, to) =
+            (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&new_at)?);
         let replaces = !rename.flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         let victim = match Victim::open(to.as_fd(), &rename.new_name) {
             Ok(victim) if replaces => Some(victim),
@@ -62,7 +76,8 @@ impl Fs {
     fn keep(&self, at: &At, writer: &Writer, victim: Victim) -> Result<()> {
         let stat = fstat(&victim.0)?;
         if stat.st_nlink == 0 {
-            self.cached.nodes.keep_orphan(writer, at.slot.node(stat.st_ino)?, victim.0);
+            let is_large = stat.st_blocks as u64 * 512 > LARGE;
+            self.cached.nodes.keep_orphan(writer, at.slot.node(stat.st_ino)?, victim.0, is_large);
         }
         Ok(())
     }

@@ -86,7 +86,7 @@ impl Slot {
     fn new(opened: &snapshot::Opened) -> Result<Self> {
         let root = opened.pin.root();
         let root_ino = fstat(root)?.st_ino;
-        let derived = i64::from(rustix::fs::fstatfs(root)?.f_type) == EXT4_MAGIC;
+        let derived = rustix::fs::fstatfs(root)?.f_type == EXT4_MAGIC;
         Ok(Self {
             snapshot: opened.info.snapshot.id,
             volume: opened.info.snapshot.volume,

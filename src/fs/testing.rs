@@ -26,6 +26,13 @@ impl Rig {
         Self::with_limit(64)
     }
 
+    /// On tmpfs, where preparing many is fast, and nodes can't be found again by inode number alone.
+    pub fn in_memory(limit: usize) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("needs /dev/shm");
+        let native = dir.path().join("native");
+        Self::on(dir, native, limit)
+    }
+
     /// `limit`: how many volumes stay activated.
     pub fn with_limit(limit: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();

@@ -78,7 +78,9 @@ impl Tree {
             started: SystemTime::now().into(),
             namespaces: RwLock::default(),
             changes: Mutex::default(),
-            listings: Mutex::new(LruCache::new(NonZeroUsize::new(LISTINGS).unwrap_or(NonZeroUsize::MIN))),
+            listings: Mutex::new(LruCache::new(
+                NonZeroUsize::new(LISTINGS).unwrap_or(NonZeroUsize::MIN),
+            )),
         }
     }
 
@@ -102,7 +104,8 @@ impl Tree {
             _ if node.snapshot().is_some() => None,
             id => {
                 let index = id.checked_sub(FIRST_NAMESPACE)?;
-                let namespace = self.namespaces.read().get((index / EACH_NAMESPACE) as usize)?.clone();
+                let namespace =
+                    self.namespaces.read().get((index / EACH_NAMESPACE) as usize)?.clone();
                 Some(match index % EACH_NAMESPACE {
                     0 => Place::Namespace(namespace),
                     offset => Place::Snapshots(namespace, kind(offset - 1)),
@@ -132,7 +135,8 @@ impl Tree {
             let index = self.namespaces.read().iter().position(|known| known == namespace)?;
             Some(FIRST_NAMESPACE + EACH_NAMESPACE * index as u64)
         };
-        let offset = |kind: &Kind| Kind::ALL.iter().position(|other| other == kind).unwrap_or(0) as u64;
+        let offset =
+            |kind: &Kind| Kind::ALL.iter().position(|other| other == kind).unwrap_or(0) as u64;
         Some(NodeId(match place {
             Place::Top => TOP,
             Place::Namespaces => NAMESPACES,
@@ -156,7 +160,8 @@ impl Tree {
     /// the daemon started.
     pub fn attr(&self, place: &Place) -> Attr {
         let changed = self.changes.lock().get(place).map_or(self.started, |changed| changed.at);
-        let permissions = if matches!(place, Place::Snapshots(..)) { self.permissions } else { 0o755 };
+        let permissions =
+            if matches!(place, Place::Snapshots(..)) { self.permissions } else { 0o755 };
         Attr::of_directory(self.node(place), permissions, changed)
     }
 
@@ -169,13 +174,19 @@ impl Tree {
     }
 
     /// What a directory of snapshots lists. A listing that has begun may go on as of its beginning.
-    pub fn listing(&self, snapshots: &Snapshots, namespace: &Namespace, kind: Kind, begun: bool) -> Result<Arc<Listing>> {
+    pub fn listing(
+        &self,
+        snapshots: &Snapshots,
+        namespace: &Namespace,
+        kind: Kind,
+        begun: bool,
+    ) -> Result<Arc<Listing>> {
         let place = Place::Snapshots(namespace.clone(), kind);
         let version = self.changes.lock().get(&place).map_or(0, |changed| changed.version);
-        if let Some((listed, listing)) = self.listings.lock().get(&place) {
-            if begun || *listed == version {
-                return Ok(Arc::clone(listing));
-            }
+        if let Some((listed, listing)) = self.listings.lock().get(&place)
+            && (begun || *listed == version)
+        {
+            return Ok(Arc::clone(listing));
         }
         let listing = Arc::new(read_listing(snapshots, namespace, kind)?);
         self.listings.lock().put(place, (version, Arc::clone(&listing)));

@@ -87,7 +87,9 @@ pub struct Moment {
 impl From<SystemTime> for Moment {
     fn from(time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Self { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() },
+            Ok(after) => {
+                Self { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() }
+            }
             Err(before) => {
                 let before = before.duration();
                 let borrow = i64::from(before.subsec_nanos() > 0);
@@ -149,9 +151,9 @@ impl Attr {
             device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             size: stat.st_size as u64,
             blocks: stat.st_blocks as u64,
-            atime: moment(stat.st_atime as i64, stat.st_atime_nsec as u32),
-            mtime: moment(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: moment(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            atime: moment(stat.st_atime, stat.st_atime_nsec as u32),
+            mtime: moment(stat.st_mtime, stat.st_mtime_nsec as u32),
+            ctime: moment(stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
 
@@ -299,8 +301,14 @@ mod tests {
     fn moments_before_1970_count_nanoseconds_forwards() {
         let before = UNIX_EPOCH - Duration::new(1, 200_000_000);
         assert_eq!(Moment::from(before), Moment { seconds: -2, nanoseconds: 800_000_000 });
-        assert_eq!(Moment::from(UNIX_EPOCH - Duration::from_secs(3)), Moment { seconds: -3, nanoseconds: 0 });
-        assert_eq!(Moment::from(UNIX_EPOCH + Duration::new(5, 7)), Moment { seconds: 5, nanoseconds: 7 });
+        assert_eq!(
+            Moment::from(UNIX_EPOCH - Duration::from_secs(3)),
+            Moment { seconds: -3, nanoseconds: 0 }
+        );
+        assert_eq!(
+            Moment::from(UNIX_EPOCH + Duration::new(5, 7)),
+            Moment { seconds: 5, nanoseconds: 7 }
+        );
     }
 
     #[test]

@@ -38,22 +38,12 @@ impl Fs {
         if let Some(fact) = virtual_name(node, name) {
             return self.fact(caller, node, fact);
         }
-        if matches!(name.to_str(), Some("system.posix_acl_access" | "system.posix_acl_default")) {
-            return self.acl(caller, node, name);
-        }
-        self.own_xattr(&self.at(caller, node)?, name)
-    }
-
-    /// The kernel remembers that a file has no ACL, and relies on it. So where that is not known of a root
-    /// the answer is an error, which `ls -l` takes for none and the kernel doesn't remember.
-    fn acl(&self, caller: &Caller, node: NodeId, name: &OsStr) -> Result<Vec<u8>> {
-        if !node.is_snapshot_root() {
-            return self.own_xattr(&self.at(caller, node)?, name);
-        }
-        match self.peek(caller, node)? {
+        match self.peek_for_xattr(caller, node)? {
             Peek::At(at) => self.own_xattr(&at, name),
-            Peek::Last(_) => Err(Errno::NODATA.into()),
-            Peek::Guess => Err(Errno::OPNOTSUPP.into()),
+            Peek::Last(_) if is_acl(name) => Err(Errno::NODATA.into()),
+            // Not "there is none": the kernel would remember that of an ACL, and rely on it. `ls -l` takes
+            // it for none all the same.
+            Peek::Last(_) | Peek::Guess => Err(Errno::OPNOTSUPP.into()),
         }
     }
 
@@ -67,7 +57,7 @@ impl Fs {
         if self.place(node).is_some() {
             return Ok(Vec::new());
         }
-        let Some(at) = self.at_to_list(caller, node)? else {
+        let Peek::At(at) = self.peek_for_xattr(caller, node)? else {
             return Ok(Vec::new());
         };
         let file = self.cached.nodes.descriptor(&at)?;
@@ -78,7 +68,14 @@ impl Fs {
     }
 
     /// Sets an attribute; `flags` say whether it must or must not exist.
-    pub fn setxattr(&self, caller: &Caller, node: NodeId, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+    ) -> Result<()> {
         let (at, _writer) = self.at_to_set(caller, node, name)?;
         let file = self.cached.nodes.descriptor(&at)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
@@ -95,7 +92,12 @@ impl Fs {
         Ok(removexattr(proc_path(self.cached.nodes.descriptor(&at)?), name)?)
     }
 
-    fn at_to_set(&self, caller: &Caller, node: NodeId, name: &OsStr) -> Result<(At, crate::volume::Writer)> {
+    fn at_to_set(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &OsStr,
+    ) -> Result<(At, crate::volume::Writer)> {
         if self.place(node).is_some() || virtual_name(node, name).is_some() {
             return Err(Errno::PERM.into());
         }
@@ -103,15 +105,16 @@ impl Fs {
         self.writable(caller, node)
     }
 
-    /// `None`: the root of a snapshot that isn't activated for this; say that it has none.
-    fn at_to_list(&self, caller: &Caller, node: NodeId) -> Result<Option<At>> {
+    /// The node, activated; unless it is the root of a snapshot that isn't activated for this.
+    fn peek_for_xattr(&self, caller: &Caller, node: NodeId) -> Result<Peek> {
         if !node.is_snapshot_root() {
-            return self.at(caller, node).map(Some);
+            return self.at(caller, node).map(Peek::At);
         }
         match self.peek(caller, node)? {
-            Peek::At(at) => Ok(Some(at)),
-            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => self.at(caller, node).map(Some),
-            Peek::Last(_) | Peek::Guess => Ok(None),
+            Peek::Last(_) if self.budget.may_activate(caller.may_wait) => {
+                self.at(caller, node).map(Peek::At)
+            }
+            peek => Ok(peek),
         }
     }
 
@@ -149,6 +152,10 @@ fn record_fact(info: &Info, fact: &str) -> Option<String> {
     }
 }
 
+fn is_acl(name: &OsStr) -> bool {
+    matches!(name.to_str(), Some("system.posix_acl_access" | "system.posix_acl_default"))
+}
+
 fn virtual_name(node: NodeId, name: &OsStr) -> Option<&str> {
     name.to_str().filter(|_| node.is_snapshot_root())?.strip_prefix(PREFIX)
 }
@@ -157,7 +164,8 @@ fn virtual_name(node: NodeId, name: &OsStr) -> Option<&str> {
 /// Elsewhere the kernel decides that; here it tells us the caller's main group only.
 fn keeps_set_group_id(caller: &Caller, file: &Descriptor<'_>) -> Result<bool> {
     let stat = fstat(file)?;
-    Ok(stat.st_mode & 0o2000 != 0 && (caller.uid == 0 || caller.gid == stat.st_gid || in_group(caller.pid, stat.st_gid)))
+    Ok(stat.st_mode & 0o2000 != 0
+        && (caller.uid == 0 || caller.gid == stat.st_gid || in_group(caller.pid, stat.st_gid)))
 }
 
 fn in_group(pid: u32, gid: u32) -> bool {
@@ -169,7 +177,9 @@ fn in_group(pid: u32, gid: u32) -> bool {
 }
 
 /// Calls with a buffer that is short at first, and as long as can be if that doesn't do.
-fn with_buffer(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+fn with_buffer(
+    call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
     let mut short = [0; 256];
     match call(&mut short) {
         Ok(len) => Ok(short[..len].to_vec()),

@@ -1,34 +1,32 @@
 //! One method an operation: decode, call, encode.
 //!
-//! Each is asked first as one that may not wait. If it would have to, the pool asks again, and answers.
+//! What serving is, stands in `serve`.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::answer;
-use super::backing::Backings;
-use super::convert::{caller, decode_device, errno, file_attr, file_type, node, open_flags, set_time};
+use super::convert::{caller, decode_device, errno, file_type, node, open_flags, set_time};
 use super::init;
-use super::pool::Pool;
-use super::session::MountConfig;
-use super::stats::{Op, Stats};
+use super::serve::{Adapter, waited_errno};
+use super::stats::Op;
 use crate::fs::attributes::FileAttr;
-use crate::fs::types::{Caller, Changes, Entry, Line, NodeId, Rename};
-use crate::fs::{Asked, Error, Fs, Opened, Result, Sink};
+use crate::fs::types::{Caller, Changes, Line, Rename};
+use crate::fs::{Asked, Fs};
 
 /// `FS_IOC_GETFLAGS` and its kin, as 64-bit and 32-bit programs call them.
 const GET_FLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
@@ -39,134 +37,6 @@ const SET_EXTENDED: u32 = 0x401c_5820;
 thread_local! {
     /// Where a thread's reads go before they are answered.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The tree behind the protocol.
-pub struct Adapter {
-    inner: Arc<Inner>,
-    pool: Pool,
-    passthrough: bool,
-}
-
-struct Inner {
-    fs: Arc<Fs>,
-    stats: Arc<Stats>,
-    backings: Backings,
-}
-
-impl Adapter {
-    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig) -> Self {
-        Self {
-            inner: Arc::new(Inner { fs, stats, backings: Backings::default() }),
-            pool: Pool::new(config.waiting_threads),
-            passthrough: config.passthrough,
-        }
-    }
-
-    /// Does the work and answers; in the pool if it would have to wait.
-    fn serve<T>(
-        &self,
-        op: Op,
-        caller: Caller,
-        work: impl Fn(&Fs, &Caller) -> Result<T> + Send + 'static,
-        answer: impl FnOnce(&Inner, Result<T, Errno>) + Send + 'static,
-    ) {
-        self.inner.stats.count(op);
-        match work(&self.inner.fs, &caller) {
-            Err(Error::WouldWait) => self.wait(caller, work, answer),
-            Err(Error::Os(errno)) => answer(&self.inner, Err(errno)),
-            Ok(done) => answer(&self.inner, Ok(done)),
-        }
-    }
-
-    /// Does the work in the pool, and answers there.
-    fn serve_waiting<T>(
-        &self,
-        op: Op,
-        caller: Caller,
-        work: impl FnOnce(&Fs, &Caller) -> Result<T> + Send + 'static,
-        answer: impl FnOnce(&Inner, Result<T, Errno>) + Send + 'static,
-    ) {
-        self.inner.stats.count(op);
-        self.wait(caller, work, answer);
-    }
-
-    fn wait<T>(
-        &self,
-        caller: Caller,
-        work: impl FnOnce(&Fs, &Caller) -> Result<T> + Send + 'static,
-        answer: impl FnOnce(&Inner, Result<T, Errno>) + Send + 'static,
-    ) {
-        self.inner.stats.count_waited();
-        let inner = Arc::clone(&self.inner);
-        self.pool.run(move || {
-            let done = work(&inner.fs, &Caller { may_wait: true, ..caller });
-            answer(&inner, done.map_err(waited_errno));
-        });
-    }
-}
-
-fn waited_errno(error: Error) -> Errno {
-    match error {
-        Error::Os(errno) => errno,
-        Error::WouldWait => {
-            tracing::error!("an operation that was allowed to wait refused to");
-            Errno::IO
-        }
-    }
-}
-
-impl Inner {
-    /// Lists a directory whose volume has just been seen activated.
-    fn list(&self, caller: &Caller, node: NodeId, cookie: u64, attributes: bool, add: Sink<'_>) -> Result<(), Errno> {
-        let caller = Caller { may_wait: true, ..*caller };
-        self.fs.list(&caller, node, cookie, attributes, add).map_err(waited_errno)
-    }
-
-    /// How an opened file is to be read and written: by the kernel itself if it can.
-    fn way(&self, opened: &Opened, asked: Asked, register: impl FnOnce() -> io::Result<fuser::BackingId>) -> Way {
-        let node = opened.file.node;
-        let Some(backing) = self.backings.open(node, register) else {
-            return Way::Requests(request_flags(asked));
-        };
-        self.stats.count_passthrough();
-        if asked.may_map_writable() {
-            self.fs.begin_bypass(node);
-        }
-        Way::Passthrough(backing)
-    }
-
-    fn answer_open(&self, opened: &Opened, asked: Asked, reply: ReplyOpen) {
-        let handle = FileHandle(opened.handle);
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
-            Way::Requests(flags) => reply.opened(handle, flags),
-        }
-    }
-
-    fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: ReplyCreate) {
-        let handle = FileHandle(opened.handle);
-        let attr = file_attr(&entry.known.attr);
-        let generation = Generation(entry.generation.into());
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => {
-                // One time holds for name and attributes here, and mapped writes outdate the latter.
-                let ttl = if asked.may_map_writable() { Duration::ZERO } else { entry.known.ttl };
-                reply.created_passthrough(&ttl, &attr, generation, handle, FopenFlags::FOPEN_NOFLUSH, &backing);
-            }
-            Way::Requests(flags) => reply.created(&entry.known.ttl, &attr, generation, handle, flags),
-        }
-    }
-}
-
-enum Way {
-    Passthrough(Arc<fuser::BackingId>),
-    Requests(FopenFlags),
-}
-
-fn request_flags(asked: Asked) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    FopenFlags::FOPEN_NOFLUSH | if asked.direct() { direct } else { FopenFlags::FOPEN_KEEP_CACHE }
 }
 
 impl Filesystem for Adapter {
@@ -183,7 +53,9 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
         self.inner.stats.count(Op::Forget);
-        self.inner.fs.forget(node(ino), lookups);
+        if let Some(large) = self.inner.fs.forget(node(ino), lookups) {
+            self.pool.run(move || drop(large));
+        }
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -209,7 +81,8 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes = Changes { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        let changes =
+            Changes { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
         let handle = handle.map(|handle| handle.0);
         let work = move |fs: &Fs, caller: &Caller| fs.setattr(caller, node(ino), &changes, handle);
         self.serve(Op::Setattr, caller(request, 0), work, |_, known| answer::attr(reply, known));
@@ -223,13 +96,32 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let (parent, name) = (node(parent), name.to_owned());
-        let work = move |fs: &Fs, caller: &Caller| fs.mknod(caller, parent, &name, mode, decode_device(rdev));
+        let work = move |fs: &Fs, caller: &Caller| {
+            fs.mknod(caller, parent, &name, mode, decode_device(rdev))
+        };
         self.serve(Op::Mknod, caller(request, umask), work, |_, entry| answer::entry(reply, entry));
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         let (parent, name) = (node(parent), name.to_owned());
         let work = move |fs: &Fs, caller: &Caller| fs.mkdir(caller, parent, &name, mode);
         self.serve(Op::Mkdir, caller(request, umask), work, |_, entry| answer::entry(reply, entry));
@@ -247,7 +139,14 @@ impl Filesystem for Adapter {
         self.serve(Op::Rmdir, caller(request, 0), work, |_, done| answer::empty(reply, done));
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
         let (parent, name, target) = (node(parent), name.to_owned(), target.to_owned());
         let work = move |fs: &Fs, caller: &Caller| fs.symlink(caller, parent, &name, &target);
         self.serve(Op::Symlink, caller(request, 0), work, |_, entry| answer::entry(reply, entry));
@@ -274,7 +173,14 @@ impl Filesystem for Adapter {
         self.serve(Op::Rename, caller(request, 0), work, |_, done| answer::empty(reply, done));
     }
 
-    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let (parent, name) = (node(parent), name.to_owned());
         let work = move |fs: &Fs, caller: &Caller| fs.link(caller, node(ino), parent, &name);
         self.serve(Op::Link, caller(request, 0), work, |_, entry| answer::entry(reply, entry));
@@ -289,7 +195,16 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
         let (parent, name) = (node(parent), name.to_owned());
         let asked = Asked(open_flags(flags));
         let work = move |fs: &Fs, caller: &Caller| fs.create(caller, parent, &name, mode, asked);
@@ -363,9 +278,18 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsync(&self, request: &Request, _: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
         let work = move |fs: &Fs, _: &Caller| fs.file(handle.0)?.sync(data_only);
-        self.serve_waiting(Op::Fsync, caller(request, 0), work, |_, done| answer::empty(reply, done));
+        self.serve_waiting(Op::Fsync, caller(request, 0), work, |_, done| {
+            answer::empty(reply, done)
+        });
     }
 
     /// Refused once, the kernel opens directories without asking, and caches what they list.
@@ -374,14 +298,27 @@ impl Filesystem for Adapter {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    fn readdir(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let caller = caller(request, 0);
         let work = move |fs: &Fs, caller: &Caller| fs.ready(caller, node(ino));
         self.serve(Op::Readdir, caller, work, move |inner, ready| {
             let mut add = |line: &Line<'_>| {
-                reply.add(INodeNo(line.node.0), line.cookie, file_type(line.file_type), OsStr::from_bytes(line.name))
+                reply.add(
+                    INodeNo(line.node.0),
+                    line.cookie,
+                    file_type(line.file_type),
+                    OsStr::from_bytes(line.name),
+                )
             };
-            let listed = ready.and_then(|()| inner.list(&caller, node(ino), offset, false, &mut add));
+            let listed =
+                ready.and_then(|()| inner.list(&caller, node(ino), offset, false, &mut add));
             match listed {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),
@@ -389,15 +326,30 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let caller = caller(request, 0);
         let work = move |fs: &Fs, caller: &Caller| fs.ready(caller, node(ino));
         self.serve(Op::Readdirplus, caller, work, move |inner, ready| {
             let mut add = |line: &Line<'_>| {
                 let (attr, generation, ttl) = answer::line_entry(line);
-                reply.add(attr.ino, line.cookie, OsStr::from_bytes(line.name), &ttl, &attr, generation)
+                reply.add(
+                    attr.ino,
+                    line.cookie,
+                    OsStr::from_bytes(line.name),
+                    &ttl,
+                    &attr,
+                    generation,
+                )
             };
-            let listed = ready.and_then(|()| inner.list(&caller, node(ino), offset, true, &mut add));
+            let listed =
+                ready.and_then(|()| inner.list(&caller, node(ino), offset, true, &mut add));
             match listed {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),
@@ -407,7 +359,9 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let work = move |fs: &Fs, caller: &Caller| fs.fsync_directory(caller, node(ino));
-        self.serve_waiting(Op::Fsyncdir, caller(request, 0), work, |_, done| answer::empty(reply, done));
+        self.serve_waiting(Op::Fsyncdir, caller(request, 0), work, |_, done| {
+            answer::empty(reply, done)
+        });
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -415,21 +369,43 @@ impl Filesystem for Adapter {
         self.serve(Op::Statfs, caller(request, 0), work, |_, space| answer::space(reply, space));
     }
 
-    fn setxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         let (name, value) = (name.to_owned(), value.to_owned());
-        let work = move |fs: &Fs, caller: &Caller| fs.setxattr(caller, node(ino), &name, &value, flags as u32);
+        let work = move |fs: &Fs, caller: &Caller| {
+            fs.setxattr(caller, node(ino), &name, &value, flags as u32)
+        };
         self.serve(Op::Setxattr, caller(request, 0), work, |_, done| answer::empty(reply, done));
     }
 
-    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         let name = name.to_owned();
         let work = move |fs: &Fs, caller: &Caller| fs.getxattr(caller, node(ino), &name);
-        self.serve(Op::Getxattr, caller(request, 0), work, move |_, value| answer::xattr(reply, size, value));
+        self.serve(Op::Getxattr, caller(request, 0), work, move |_, value| {
+            answer::xattr(reply, size, value)
+        });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let work = move |fs: &Fs, caller: &Caller| fs.listxattr(caller, node(ino));
-        self.serve(Op::Listxattr, caller(request, 0), work, move |_, names| answer::xattr(reply, size, names));
+        self.serve(Op::Listxattr, caller(request, 0), work, move |_, names| {
+            answer::xattr(reply, size, names)
+        });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -449,7 +425,16 @@ impl Filesystem for Adapter {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    fn poll(&self, _: &Request, _: INodeNo, _: FileHandle, _: PollNotifier, _: PollEvents, _: PollFlags, reply: ReplyPoll) {
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
         self.inner.stats.count(Op::Other);
         reply.error(fuser::Errno::ENOSYS);
     }
@@ -476,12 +461,31 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fallocate(&self, request: &Request, _: INodeNo, handle: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         let work = move |fs: &Fs, _: &Caller| fs.file(handle.0)?.allocate(mode as u32, offset, len);
-        self.serve_waiting(Op::Fallocate, caller(request, 0), work, |_, done| answer::empty(reply, done));
+        self.serve_waiting(Op::Fallocate, caller(request, 0), work, |_, done| {
+            answer::empty(reply, done)
+        });
     }
 
-    fn lseek(&self, request: &Request, _: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let work = move |fs: &Fs, _: &Caller| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             let position = match whence {
@@ -514,7 +518,9 @@ impl Filesystem for Adapter {
             let target = fs.file(to.0)?;
             fs.file(from.0)?.copy_to(from_offset, &target, to_offset, len as usize)
         };
-        self.serve_waiting(Op::CopyFileRange, caller(request, 0), work, |_, written| answer::written(reply, written));
+        self.serve_waiting(Op::CopyFileRange, caller(request, 0), work, |_, written| {
+            answer::written(reply, written)
+        });
     }
 }
 

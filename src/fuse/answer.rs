@@ -12,7 +12,12 @@ pub fn entry(reply: ReplyEntry, entry: Result<Entry, Errno>) {
     match entry {
         Ok(entry) => {
             let attr = file_attr(&entry.known.attr);
-            reply.entry_with_ttls(&entry.known.ttl, &entry.ttl, &attr, Generation(entry.generation.into()));
+            reply.entry_with_ttls(
+                &entry.known.ttl,
+                &entry.ttl,
+                &attr,
+                Generation(entry.generation.into()),
+            );
         }
         Err(error) => reply.error(errno(error)),
     }
@@ -66,7 +71,16 @@ pub fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
 
 pub fn space(reply: ReplyStatfs, space: Result<Space, Errno>) {
     match space {
-        Ok(s) => reply.statfs(s.blocks, s.free, s.available, s.files, s.files_free, s.block_size, 255, s.block_size),
+        Ok(s) => reply.statfs(
+            s.blocks,
+            s.free,
+            s.available,
+            s.files,
+            s.files_free,
+            s.block_size,
+            255,
+            s.block_size,
+        ),
         Err(error) => reply.error(errno(error)),
     }
 }
@@ -74,7 +88,11 @@ pub fn space(reply: ReplyStatfs, space: Result<Space, Errno>) {
 /// A line of a listing with attributes. One time holds for name and attributes.
 pub fn line_entry(line: &Line<'_>) -> (fuser::FileAttr, Generation, Duration) {
     match &line.entry {
-        Some(entry) => (file_attr(&entry.known.attr), Generation(entry.generation.into()), entry.ttl.min(entry.known.ttl)),
+        Some(entry) => (
+            file_attr(&entry.known.attr),
+            Generation(entry.generation.into()),
+            entry.ttl.min(entry.known.ttl),
+        ),
         None => {
             let mut attr = Attr::of_directory(line.node, 0o755, SystemTime::UNIX_EPOCH.into());
             attr.mode = line.file_type.as_raw_mode();

@@ -37,9 +37,14 @@ impl Backings {
 
     /// A node is opened: by this backing id, or if `None` by requests. `register` gets a new id; it is
     /// called under the lock of the shard, and must not wait.
-    pub fn open(&self, node: NodeId, register: impl FnOnce() -> io::Result<BackingId>) -> Option<Arc<BackingId>> {
+    pub fn open(
+        &self,
+        node: NodeId,
+        register: impl FnOnce() -> io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
         let mut shard = self.shard(node).lock();
-        let way = shard.entry(node).or_insert_with(|| Way { backing: self.register(register), opens: 0 });
+        let way =
+            shard.entry(node).or_insert_with(|| Way { backing: self.register(register), opens: 0 });
         way.opens += 1;
         way.backing.clone()
     }

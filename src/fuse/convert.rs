@@ -71,7 +71,11 @@ pub fn decode_device(device: u32) -> (u32, u32) {
 fn system_time(moment: Moment) -> SystemTime {
     let nanoseconds = Duration::from_nanos(moment.nanoseconds.into());
     let seconds = Duration::from_secs(moment.seconds.unsigned_abs());
-    let whole = if moment.seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    let whole = if moment.seconds < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
     whole.and_then(|whole| whole.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
 }
 

@@ -28,6 +28,7 @@ mod backing;
 mod convert;
 mod init;
 mod pool;
+mod serve;
 mod session;
 mod stats;
 #[cfg(test)]

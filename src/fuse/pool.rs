@@ -58,7 +58,8 @@ impl Pool {
 
     fn start_thread(&self) {
         let shared = Arc::clone(&self.shared);
-        let started = std::thread::Builder::new().name("fuse-wait".into()).spawn(move || shared.work());
+        let started =
+            std::thread::Builder::new().name("fuse-wait".into()).spawn(move || shared.work());
         if let Err(error) = started {
             let mut state = self.shared.state.lock();
             state.threads -= 1;
@@ -118,7 +119,9 @@ mod tests {
             let done = done.clone();
             pool.run(move || done.send(job).unwrap());
         }
-        let jobs: Vec<i32> = (0..10).map(|_| finished.recv_timeout(std::time::Duration::from_secs(5)).unwrap()).collect();
+        let jobs: Vec<i32> = (0..10)
+            .map(|_| finished.recv_timeout(std::time::Duration::from_secs(5)).unwrap())
+            .collect();
         assert_eq!(jobs, (0..10).collect::<Vec<_>>());
         assert_eq!(pool.shared.state.lock().threads, 3);
         drop(release);

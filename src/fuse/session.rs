@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use fuser::{BackgroundSession, Notifier, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::adapter::Adapter;
+use super::serve::Adapter;
 use super::stats::Stats;
 use crate::fs::{Fs, Kernel, Notice};
 
@@ -70,13 +71,15 @@ pub struct Session {
 impl Session {
     /// Mounts the tree and serves it in threads of its own.
     pub fn mount(fs: Arc<Fs>, config: &MountConfig) -> io::Result<Self> {
+        raise_descriptor_limit();
         let mountpoint = config.mountpoint.canonicalize()?;
         let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse")?);
         mount_fuse(&device, &mountpoint, &config.source)?;
         let guard = MountGuard(&mountpoint);
         let stats = Arc::new(Stats::default());
         let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config);
-        let session = fuser::Session::from_fd(adapter, device, SessionACL::All, serving_config(config))?;
+        let session =
+            fuser::Session::from_fd(adapter, device, SessionACL::All, serving_config(config))?;
         let telling = fs.invalidator().start(ToKernel(session.notifier()))?;
         let serving = session.spawn()?;
         std::mem::forget(guard);
@@ -108,7 +111,11 @@ impl Session {
         let Some(serving) = self.serving.take() else {
             return Ok(Unmounted::Clean);
         };
-        let ended = if serving.guard.is_finished() { Ok(Unmounted::Clean) } else { detach(&self.mountpoint) };
+        let ended = if serving.guard.is_finished() {
+            Ok(Unmounted::Clean)
+        } else {
+            detach(&self.mountpoint)
+        };
         self.fs.invalidator().close();
         if matches!(ended, Ok(Unmounted::Clean)) {
             if let Err(error) = serving.join() {
@@ -133,6 +140,14 @@ impl Drop for Session {
     }
 }
 
+/// Each file that somebody has open below the mount is a descriptor here.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open files");
+    }
+}
+
 /// Unmounts lazily a mount that didn't come to be.
 struct MountGuard<'a>(&'a Path);
 
@@ -151,7 +166,13 @@ fn mount_fuse(device: &OwnedFd, mountpoint: &Path, source: &str) -> io::Result<(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
-    Ok(mount(source, mountpoint, "fuse.thinfs", MountFlags::empty(), Some(CString::new(options)?.as_c_str()))?)
+    Ok(mount(
+        source,
+        mountpoint,
+        "fuse.thinfs",
+        MountFlags::empty(),
+        Some(CString::new(options)?.as_c_str()),
+    )?)
 }
 
 fn serving_config(config: &MountConfig) -> fuser::Config {
@@ -180,7 +201,9 @@ pub fn clear_stale_mount(mountpoint: &Path) -> io::Result<bool> {
     for cleared in 0..MAX_STALE {
         // Attributes may be answered from the kernel's cache; the space is always asked for.
         match rustix::fs::statfs(mountpoint) {
-            Err(Errno::NOTCONN) => unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?,
+            Err(Errno::NOTCONN) => {
+                unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?
+            }
             Ok(_) | Err(Errno::NOENT) => return Ok(cleared > 0),
             Err(errno) => return Err(errno.into()),
         }

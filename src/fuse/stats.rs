@@ -40,7 +40,11 @@ pub struct Stats {
 
 impl Default for Stats {
     fn default() -> Self {
-        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)), waited: AtomicU64::new(0), passthrough: AtomicU64::new(0) }
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            waited: AtomicU64::new(0),
+            passthrough: AtomicU64::new(0),
+        }
     }
 }
 
@@ -64,7 +68,11 @@ impl Stats {
 
     /// Requests that somebody waited for: all but `forget` and `release`.
     pub fn synchronous(&self) -> u64 {
-        Op::ALL.iter().filter(|op| !matches!(op, Op::Forget | Op::Release)).map(|op| self.of(*op)).sum()
+        Op::ALL
+            .iter()
+            .filter(|op| !matches!(op, Op::Forget | Op::Release))
+            .map(|op| self.of(*op))
+            .sum()
     }
 
     /// Requests that were handed to the pool for what may take long.

@@ -196,7 +196,8 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         containerd_namespace: context.containerd_namespace.as_str().to_owned(),
         backend: backend.name().to_owned(),
         details: details.collect(),
-        capacity: Some(capacity(backend.capacity()?)),
+        // A pool that can't say how full it is is what somebody asks for the status of.
+        capacity: backend.capacity().map(capacity).map_err(|error| status::of(error.into())).ok(),
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The kernel's `sun_path` holds 108 bytes with the final NUL.
 const MAX_PATH: usize = 107;
+/// How many names are tried for a temporary directory.
+const NESTS: u32 = 10;
 
 /// Why the socket can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +98,20 @@ impl Drop for SocketFile {
 struct Nest(PathBuf);
 
 impl Nest {
+    /// A killed daemon may have left one of the same name, so others are tried.
     fn make(beside: &Path) -> Result<Self, SocketError> {
-        let path = beside.with_file_name(format!(".s{}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed("make the directory", &path))?;
-        Ok(Self(path))
+        let pid = std::process::id();
+        let mut taken = None;
+        for n in 0..NESTS {
+            let path = beside.with_file_name(format!(".s{n}-{pid}"));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some((path, error)),
+                Err(error) => return Err(failed("make the directory", &path)(error)),
+            }
+        }
+        let (path, error) = taken.expect("NESTS is not 0");
+        Err(failed("make the directory", &path)(error))
     }
 }
 
@@ -161,6 +173,14 @@ mod tests {
         assert!(matches!(Listener::bind(&path), Err(SocketError::InUse(_))));
         UnixStream::connect(&path).expect("the refused second one has not taken it away");
         drop(listener);
+    }
+
+    #[test]
+    fn a_temporary_directory_that_a_killed_daemon_left_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thinfs.sock");
+        std::mem::forget(Nest::make(&path).unwrap());
+        Listener::bind(&path).unwrap();
     }
 
     #[test]

@@ -31,7 +31,9 @@ pub fn prepare_thread() -> Result<()> {
     // JUSTIFICATION: the safe wrapper is deprecated for the sake of FILES.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
     let secure_bits = rustix::thread::capabilities_secure_bits()?;
-    rustix::thread::set_capabilities_secure_bits(secure_bits | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    rustix::thread::set_capabilities_secure_bits(
+        secure_bits | CapabilitiesSecureBits::NO_SETUID_FIXUP,
+    )?;
     set_fsetid(false)?;
     rustix::process::umask(Mode::empty());
     UMASK.set(Some(0));
@@ -138,7 +140,9 @@ mod tests {
             let path = dir.path().join("a");
             std::fs::write(&path, "").unwrap();
             std::os::unix::fs::chown(&path, Some(0), Some(4321)).unwrap();
-            with_fsetid(|| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2755)).unwrap());
+            with_fsetid(|| {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2755)).unwrap()
+            });
             assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o2755);
         });
     }

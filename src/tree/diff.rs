@@ -270,7 +270,7 @@ impl Entries<'_> {
             FileType::Symlink => self.targets_differ(),
             FileType::RegularFile if old.st_size != new.st_size => Ok(true),
             FileType::RegularFile if content => self.bytes_differ(cancel),
-            FileType::RegularFile if mtime(old) != mtime(new) => Ok(true),
+            FileType::RegularFile if times_differ(old, new) => Ok(true),
             FileType::RegularFile if new.st_mtime_nsec == 0 => self.bytes_differ(cancel),
             _ => Ok(false),
         }
@@ -335,8 +335,8 @@ fn unchanged(old: &Stat, new: &Stat) -> bool {
     (old.st_ino, old.st_ctime, old.st_ctime_nsec) == (new.st_ino, new.st_ctime, new.st_ctime_nsec)
 }
 
-fn mtime(stat: &Stat) -> (i64, u64) {
-    (stat.st_mtime, stat.st_mtime_nsec as u64)
+fn times_differ(old: &Stat, new: &Stat) -> bool {
+    (old.st_mtime, old.st_mtime_nsec) != (new.st_mtime, new.st_mtime_nsec)
 }
 
 fn is_directory(stat: &Stat) -> bool {

@@ -3,7 +3,7 @@
 //! Every operation starts at a directory descriptor and goes down one component at a time, with
 //! calls that never follow a symlink, never leave the tree (no `..` of the caller's, no other
 //! mount) and never open a fifo, a socket or a device. Depth costs neither stack nor descriptors:
-//! the walks are loops over an explicit stack ([`descent::Descent`]), and far-away ancestors are
+//! the walks are loops over an explicit stack (`descent::Descent`), and far-away ancestors are
 //! closed and found again.
 //!
 //! Knows no volume and no snapshot: a tree is whatever is below the descriptor.

@@ -124,6 +124,15 @@ impl Scratch {
         Self::mount(dir, &["-o".as_ref(), "loop".as_ref(), image.as_ref()])
     }
 
+    /// Without reflinks, and soon full.
+    pub(crate) fn ext4(megabytes: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        run("mkfs.ext4", &["-q".as_ref(), image.as_ref()]);
+        Self::mount(dir, &["-o".as_ref(), "loop".as_ref(), image.as_ref()])
+    }
+
     pub(crate) fn ramfs() -> Self {
         Self::mount(tempfile::tempdir().unwrap(), &["-t", "ramfs", "none"].map(OsStr::new))
     }

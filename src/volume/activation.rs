@@ -1,10 +1,11 @@
 //! Activating and deactivating one volume: everything that happens under its slot's lock.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{MutexGuard, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::backend::{Access, Backend};
 use super::id_set::IdSet;
@@ -26,6 +27,9 @@ pub(super) struct Shared {
     pub(super) sealed: RwLock<IdSet>,
     /// Removed in this run: never pinned again.
     pub(super) closed: RwLock<IdSet>,
+    /// Deactivations that failed in a worker, where no caller was there to hear of it. Told once, to
+    /// whoever closes the volume or stops; forgotten when the volume is activated anew.
+    pub(super) failed: Mutex<BTreeMap<VolumeId, Error>>,
     pub(super) caches: RwLock<Vec<Arc<dyn Cache>>>,
     pub(super) queue: Queue,
     pub(super) stopping: AtomicBool,
@@ -158,6 +162,7 @@ impl Shared {
         let writable = mounted.access == Access::ReadWrite;
         let released = Released::new(self.clone(), slot.clone());
         let active = Arc::new(Active::new(volume.id, root, writable, released));
+        self.failed.lock().remove(&volume.id);
         self.slots.publish(&active);
         let evicted = self.idle.keep(active.clone());
         Ok(Attempt::Pinned(active, evicted))
@@ -197,8 +202,14 @@ impl Shared {
         }
         if let Err(error) = self.deactivate(slot, &mut op) {
             tracing::warn!(volume = %slot.id, error = &error as &dyn std::error::Error, "deactivating a volume");
+            self.failed.lock().insert(slot.id, error);
         }
         self.slots.discard(slot.id, &mut op);
+    }
+
+    /// The failure that a worker met with this volume, if it hasn't been told yet.
+    pub(super) fn tell_failure(&self, id: VolumeId) -> Result<()> {
+        self.failed.lock().remove(&id).map_or(Ok(()), Err)
     }
 
     /// Deactivates a volume without references. With the slot's lock, so that none appears.

@@ -12,14 +12,15 @@
 //!                        activated, idle
 //! ```
 //!
-//! Who uses an activated volume owns a reference to its [`pin::Active`]: the pins, and the list of
-//! volumes used last ([`idle::Idle`]). Retiring and evicting only drop that list's reference;
+//! Who uses an activated volume owns a reference to its `pin::Active`: the pins, and the list of
+//! volumes used last (`idle::Idle`). Retiring and evicting only drop that list's reference;
 //! whichever reference goes last has the volume deactivated. So "pinned" and "deactivated" can't
 //! both be true, and no count has to agree with anything.
 //!
 //! Locks, in the order in which they are taken: `Slot::op` (one a volume; held over the backend's
 //! calls) → one of the short ones, never two at a time, never over anything that blocks: the maps
-//! of [`slots::Slots`], [`idle::Idle`], the sets of sealed and closed ids, the workers' queue.
+//! of `slots::Slots`, `idle::Idle`, the sets of sealed and closed ids, the failures not told yet,
+//! the workers' queue.
 //! `Gate::decision` is held by nobody who waits for another lock.
 
 mod activation;

@@ -58,6 +58,7 @@ impl Volumes {
             idle: Idle::new(limit),
             sealed: RwLock::new(IdSet::default()),
             closed: RwLock::new(IdSet::default()),
+            failed: Mutex::default(),
             caches: RwLock::default(),
             queue: Queue::default(),
             stopping: AtomicBool::new(false),
@@ -107,17 +108,21 @@ impl Volumes {
     }
 
     /// Removed: no new pin is given from now on; existing pins go on. Returns false while pins
-    /// remain. Once it is true the volume is deactivated and the reaper destroys it.
+    /// remain. Once it is true the volume is deactivated and the reaper destroys it. A deactivation
+    /// that failed, also earlier and off everybody's path, is this call's error, once.
     pub fn try_close(&self, volume: &Volume) -> Result<bool> {
         let (shared, id) = (&self.shared, volume.id);
         // 1. Whoever takes the slot's lock after this finds it closed.
         shared.closed.write().insert(id);
         shared.slots.close(id);
-        let Some(slot) = shared.slots.get(id) else { return Ok(true) };
+        let Some(slot) = shared.slots.get(id) else {
+            return shared.tell_failure(id).map(|()| true);
+        };
         // 2. Nobody refers to it but pins.
         let mut op = shared.lock_forgotten(&slot);
         if op.dead {
-            return Ok(true);
+            // A worker came first.
+            return shared.tell_failure(id).map(|()| true);
         }
         if slot.is_open() {
             // The slot may have been made after step 1.
@@ -165,13 +170,18 @@ impl Volumes {
 
     /// Clean stop: flushes and deactivates everything, then stops the backend. Pins must be gone:
     /// volumes that are still pinned are flushed and reported as Busy, the backend isn't stopped,
-    /// and `stop` can be called again. Twice is fine.
+    /// and `stop` can be called again. So it is with a
+    /// deactivation that failed. Twice is fine.
     pub fn stop(&self) -> Result<()> {
         self.shared.stopping.store(true, Ordering::Release);
         self.end_workers();
         let stopped: Vec<_> =
             self.shared.slots.all().iter().map(|slot| self.stop_one(slot)).collect();
         stopped.into_iter().collect::<Result<()>>()?;
+        // What a worker couldn't deactivate is still active.
+        if let Some((_, error)) = self.shared.failed.lock().pop_first() {
+            return Err(error);
+        }
         self.shared.backend.stop()
     }
 

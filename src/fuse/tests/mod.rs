@@ -11,6 +11,12 @@ use super::{MountConfig, Op, Session};
 use crate::fs::testing::Rig;
 
 mod basics;
+mod caching;
+mod lifecycle;
+mod permissions;
+mod snapshots;
+mod unlinked;
+mod xattrs;
 
 /// A mounted tree. Fields go in this order: the mount before the snapshots below it.
 pub struct Mounted {
@@ -64,4 +70,22 @@ pub fn mode(path: impl AsRef<Path>) -> u32 {
 /// The errno that an operation fails with.
 pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
+}
+
+/// The names in a directory, in order.
+pub fn names(path: impl AsRef<Path>) -> Vec<String> {
+    let entries = std::fs::read_dir(path).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Polls for what happens a moment later.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 10 s");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }

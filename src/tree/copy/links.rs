@@ -71,7 +71,9 @@ impl Links {
     pub(super) fn publish(&mut self, stat: &Stat, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         let staging = self.staging.as_ref().expect("it was made there").dir.as_fd();
         linkat(staging, staged_name(stat), dir, name, AtFlags::empty())?;
-        self.expected.insert(stat.st_ino, u64::from(stat.st_nlink).saturating_sub(1));
+        #[allow(clippy::useless_conversion, reason = "narrower on other machines")]
+        let names = u64::from(stat.st_nlink);
+        self.expected.insert(stat.st_ino, names.saturating_sub(1));
         Ok(())
     }
 

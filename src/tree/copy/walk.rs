@@ -84,14 +84,8 @@ impl<'a> Walk<'a> {
         let stat = fstat(self.from.dir()).doing("reading attributes of", path)?;
         let mut subdirectories = Vec::new();
         let (from, to) = (&self.from, &self.to);
-        let mut entries = Entries {
-            from,
-            to,
-            work: self.work,
-            jobs: &self.jobs,
-            links: &mut self.links,
-            dir_path: &dir_path,
-        };
+        let entries = Entries { from, to, work: self.work, jobs: &self.jobs, dir_path: &dir_path };
+        let links = &mut self.links;
         self.lister
             .each(from.dir(), |name| {
                 let stat = open::stat(from.dir(), name)
@@ -100,7 +94,7 @@ impl<'a> Walk<'a> {
                     subdirectories.push(name.to_owned());
                     return Ok(());
                 }
-                entries.copy(name, &stat)
+                entries.copy(links, name, &stat)
             })
             .doing("reading directory", path)??;
         Ok(Pending { stat, subdirectories })
@@ -121,25 +115,23 @@ struct Entries<'a> {
     to: &'a Descent,
     work: &'a Work<'a>,
     jobs: &'a SyncSender<Job>,
-    links: &'a mut Links,
     dir_path: &'a Arc<Path>,
 }
 
 impl Entries<'_> {
-    fn copy(&mut self, name: &CStr, stat: &Stat) -> Result<()> {
+    fn copy(&self, links: &mut Links, name: &CStr, stat: &Stat) -> Result<()> {
         self.work.go_on()?;
+        let to = self.to.dir();
         if stat.st_nlink == 1 {
-            return self.make(name, stat, self.to.dir(), name);
+            return self.make(name, stat, to, name);
         }
         let path = || self.from.path_of(name);
-        match self.links.place(stat, self.to.dir(), name).doing("linking", path)? {
+        match links.place(stat, to, name).doing("linking", path)? {
             Place::Linked => Ok(()),
             Place::Make(staged) => {
-                let staging = self.links.staging(self.from.root(), self.to.root());
-                let staging = rustix::io::dup(staging.doing("staging a link of", path)?)
-                    .doing("staging a link of", path)?;
-                self.make(name, stat, std::os::fd::AsFd::as_fd(&staging), &staged)?;
-                self.links.publish(stat, self.to.dir(), name).doing("linking", path)
+                let staging = links.staging(self.from.root(), self.to.root());
+                self.make(name, stat, staging.doing("staging a link of", path)?, &staged)?;
+                links.publish(stat, to, name).doing("linking", path)
             }
         }
     }

@@ -16,6 +16,8 @@
 
 mod layout;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use crate::sys::handle::FileHandle;
 use crate::tree;
 
 /// Enough for any filesystem to give it blocks of its own.
-const PROBE: [u8; 64 << 10] = [0x5a; 64 << 10];
+static PROBE: [u8; 64 << 10] = [0x5a; 64 << 10];
 
 /// Refuses a filesystem whose files can't be found again by handle.
 pub(super) fn require_file_handles(dir: BorrowedFd<'_>, path: &Path) -> Result<()> {

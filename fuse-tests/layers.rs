@@ -1,0 +1,111 @@
+//! Which module may name which module and which crate: the table of `lib.rs`, held.
+
+use std::path::{Path, PathBuf};
+
+/// Modules of ours that a module may name, and the crates that only some may.
+const MODULES: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("sys", &[]),
+    ("tree", &["types", "sys"]),
+    ("thin", &["sys"]),
+    ("volume", &["types", "sys", "tree", "thin"]),
+    ("meta", &["types"]),
+    ("snapshot", &["types", "meta", "volume"]),
+    ("fs", &["types", "sys", "snapshot", "volume"]),
+    ("fuse", &["types", "sys", "fs"]),
+    ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
+    ("config", &["types"]),
+    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
+    ("cli", &["types", "config", "daemon", "grpc"]),
+];
+
+const CRATES: &[(&str, &[&str])] = &[
+    ("fuser", &["fuse"]),
+    ("rocksdb", &["meta"]),
+    ("devicemapper", &["sys", "thin"]),
+    ("tonic", &["grpc", "cli"]),
+    ("clap", &["cli", "config", "main"]),
+    ("indicatif", &["cli"]),
+];
+
+/// A line of code outside comments and tests, and where it stands.
+struct Line {
+    module: String,
+    place: String,
+    code: String,
+}
+
+fn lines() -> Vec<Line> {
+    let mut lines = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut lines);
+    assert!(lines.len() > 5_000, "the sources were found");
+    lines
+}
+
+fn collect(dir: &Path, lines: &mut Vec<Line>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let tests = path.file_stem().is_some_and(|stem| stem == "tests" || stem == "testing");
+        if path.is_dir() && !tests {
+            collect(&path, lines);
+        } else if path.extension().is_some_and(|e| e == "rs") && !tests {
+            read(&path, lines);
+        }
+    }
+}
+
+fn read(path: &PathBuf, lines: &mut Vec<Line>) {
+    let relative = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let module = relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+    let text = std::fs::read_to_string(path).unwrap();
+    for (number, line) in text.lines().enumerate() {
+        // Unit tests stand at the end of their file and may look further.
+        if line.starts_with("#[cfg(test)]") && text.lines().nth(number + 1).is_some_and(|next| next.starts_with("mod tests {")) {
+            break;
+        }
+        let code = line.split("//").next().unwrap_or_default();
+        if !code.trim().is_empty() {
+            lines.push(Line { module: module.clone(), place: format!("src/{}:{}", relative.display(), number + 1), code: code.to_owned() });
+        }
+    }
+}
+
+/// Whether `code` names `word` as a path's first part.
+fn names(code: &str, prefix: &str) -> bool {
+    code.match_indices(prefix).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '.'))
+}
+
+#[test]
+fn dependencies_between_modules_run_downward_only() {
+    let mut wrong = Vec::new();
+    for line in lines() {
+        let Some((_, allowed)) = MODULES.iter().find(|(module, _)| *module == line.module) else { continue };
+        for (other, _) in MODULES.iter().filter(|(other, _)| *other != line.module && !allowed.contains(other)) {
+            if line.code.contains(&format!("crate::{other}::")) || line.code.contains(&format!("crate::{other};")) {
+                wrong.push(format!("{}: {} may not name {other}", line.place, line.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn crates_stay_inside_the_modules_that_adapt_them() {
+    let mut wrong = Vec::new();
+    for line in lines() {
+        for (krate, modules) in CRATES {
+            let named = names(&line.code, &format!("{krate}::")) || line.code.trim().starts_with(&format!("use {krate}"));
+            if named && !modules.contains(&line.module.as_str()) && !line.code.contains(&format!("crate::{krate}")) {
+                wrong.push(format!("{}: {} may not name the crate {krate}", line.place, line.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn unsafe_code_is_in_sys_only() {
+    let unsafe_code = |line: &Line| line.code.contains("unsafe {") || line.code.contains("unsafe fn") || line.code.contains("unsafe impl");
+    let wrong: Vec<_> = lines().into_iter().filter(|line| line.module != "sys" && unsafe_code(line)).map(|line| line.place).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
