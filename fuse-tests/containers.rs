@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::harness::containerd::{Containerd, Listed, THINFS, as_containerd_sees, snapshots_on};
 use crate::harness::golang::awkward_image;
-use crate::harness::{Daemon, eventually, run, tree};
+use crate::harness::{Daemon, eventually, is_thin, run, tree};
 
 /// The image's name, as fuse-tests/containerd/image writes it.
 pub const IMAGE: &str = "thinfs.test/awkward:1";
@@ -32,12 +32,13 @@ fn a_container_lives_on_thinfs_from_import_to_collection() {
 }
 
 #[test]
-fn fifty_containers_start_at_once_from_one_image() {
-    const CONTAINERS: usize = 50;
+fn many_containers_start_at_once_from_one_image() {
+    // The guest has one slow processor: a dozen clients there wait as long as fifty here.
+    let containers: usize = if is_thin() { 12 } else { 50 };
     let d = Daemon::start();
     let c = Containerd::start(Some(&d.socket()));
     c.import(THINFS, &awkward_image(0));
-    let ids: Vec<String> = (0..CONTAINERS).map(|n| format!("c{n:02}")).collect();
+    let ids: Vec<String> = (0..containers).map(|n| format!("c{n:02}")).collect();
     let each = |work: &(dyn Fn(&str) + Sync)| {
         std::thread::scope(|s| ids.iter().for_each(|id| drop(s.spawn(move || work(id)))))
     };
@@ -50,7 +51,7 @@ fn fifty_containers_start_at_once_from_one_image() {
         );
         c.run(THINFS, IMAGE, id, &["--detach"], &["sh", "-c", &script]).ok();
     });
-    eprintln!("{CONTAINERS} containers started in {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("{containers} containers started in {:.1} s", started.elapsed().as_secs_f64());
 
     each(&|id| {
         eventually("the marker is written", || {
@@ -58,9 +59,9 @@ fn fifty_containers_start_at_once_from_one_image() {
         });
     });
     let tasks = c.ctr(["tasks", "ls"]).ok();
-    assert_eq!(tasks.matches("RUNNING").count(), CONTAINERS, "{tasks}");
+    assert_eq!(tasks.matches("RUNNING").count(), containers, "{tasks}");
     let listed = snapshots_on(&d.socket());
-    assert_eq!(listed.values().filter(|l| l.kind == "Active").count(), CONTAINERS);
+    assert_eq!(listed.values().filter(|l| l.kind == "Active").count(), containers);
     assert_eq!(listed.values().filter(|l| l.kind == "Committed").count(), LAYERS);
 
     each(&|id| c.remove_container(id));

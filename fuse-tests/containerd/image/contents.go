@@ -113,7 +113,7 @@ func privileges(l *layer, p programs) {
 	l.dir("a/privileges/sticky", 0o1777)
 	l.dir("a/privileges/closed", 0o700)
 	with("a/privileges/closed/acl", 0o640, []byte("access list\n"), "system.posix_acl_access", accessACL)
-	with("a/privileges/xattrs", 0o644, []byte("attributes\n"), "user.plain", "value", "user.binary", "a\x01\xffb", "user.empty", "", "trusted.thinfs-test", "for root")
+	with("a/privileges/xattrs", 0o644, []byte("attributes\n"), "user.plain", "value", "user.binary", "a\x01\xffb", "user.empty", "")
 	l.entry(tar.Header{
 		Typeflag: tar.TypeDir, Name: "a/privileges/inherits/", Mode: 0o750, Uid: 1000, Gid: 1000,
 		PAXRecords: map[string]string{"SCHILY.xattr.system.posix_acl_default": defaultACL, "SCHILY.xattr.user.dir": "d"},

@@ -84,7 +84,9 @@ impl Containerd {
     #[track_caller]
     pub fn ctr<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Output {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.address()).args(["--namespace", NAMESPACE]).args(args);
+        command.arg("--address").arg(self.address()).args(["--namespace", NAMESPACE]);
+        // The guest is slow, and fifty clients at once are many for two cores.
+        command.args(["--connect-timeout", "120s"]).args(args);
         run_command(command, Duration::from_secs(600))
     }
 
