@@ -5,6 +5,8 @@
 //! temporary files, unless THINFS_TEST_DIR names another. So in the guest:
 //! `THINFS_TEST_BACKEND=thin THINFS_TEST_DIR=/mnt/scratch scripts/guest -- TEST-BINARY`.
 
+#![allow(clippy::unwrap_used)] // also outside #[test] functions all of this is test code
+
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -190,11 +192,16 @@ fn a_snapshot_is_prepared_filled_committed_seen_by_its_child_and_removed() {
     write(&dir, "etc/motd", "hello");
     write(&dir, "bin/tool", "tool");
 
-    let committed = PathBuf::from(daemon.ok(&["commit", "base-1", "base", "--label", "release=1"]).trim_end());
+    let committed =
+        PathBuf::from(daemon.ok(&["commit", "base-1", "base", "--label", "release=1"]).trim_end());
     assert_eq!(committed, daemon.mount().join("committed/base"));
     assert!(!dir.exists(), "the key is gone");
     assert_eq!(fs::read_to_string(committed.join("etc/motd")).unwrap(), "hello");
-    assert_eq!(fs::write(committed.join("etc/motd"), "x").unwrap_err().raw_os_error(), Some(30), "EROFS");
+    assert_eq!(
+        fs::write(committed.join("etc/motd"), "x").unwrap_err().raw_os_error(),
+        Some(30),
+        "EROFS"
+    );
 
     let web = daemon.prepare("web", Some("base"));
     assert_eq!(fs::read_to_string(web.join("etc/motd")).unwrap(), "hello");
@@ -208,7 +215,8 @@ fn a_snapshot_is_prepared_filled_committed_seen_by_its_child_and_removed() {
     assert_eq!(fs::read_to_string(look.join("bin/tool")).unwrap(), "tool");
 
     let list = daemon.json(&["ls"]);
-    let keys: Vec<_> = list.iter().map(|s| (s["key"].as_str().unwrap(), s["kind"].as_str().unwrap())).collect();
+    let keys: Vec<_> =
+        list.iter().map(|s| (s["key"].as_str().unwrap(), s["kind"].as_str().unwrap())).collect();
     assert_eq!(keys, [("base", "committed"), ("look", "view"), ("web", "active")]);
     assert_eq!(list[0]["labels"]["release"], "1");
     let tree = daemon.ok(&["tree"]);
@@ -284,7 +292,11 @@ fn a_mount_point_with_files_in_it_is_refused() {
     let (root, mount) = (temporary(), temporary());
     write(mount.path(), "precious", "");
     let mut serve = thinfs();
-    serve.args(["serve", "--backend", "native", "--root"]).arg(root.path()).arg("--mount").arg(mount.path());
+    serve
+        .args(["serve", "--backend", "native", "--root"])
+        .arg(root.path())
+        .arg("--mount")
+        .arg(mount.path());
     let output = serve.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -363,7 +375,8 @@ fn the_service_manager_is_told_and_the_log_can_be_json() {
     assert_eq!(heard(), "READY=1");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     assert_eq!(heard(), "STOPPING=1");
-    let lines: Vec<Value> = daemon.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        daemon.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let chosen = format!("backend {}: asked for", backend());
     assert_eq!(lines.iter().filter(|line| line["fields"]["message"] == chosen.as_str()).count(), 1);
 }
@@ -375,7 +388,11 @@ fn exit_codes_and_messages_say_what_went_wrong_and_what_to_do() {
     daemon.ok(&["commit", "k", "base"]);
     daemon.prepare("child", Some("base"));
     for (args, code, says) in [
-        (&["info", "nothing"][..], 3, "thinfs: cannot show \"nothing\": snapshot \"nothing\" not found"),
+        (
+            &["info", "nothing"][..],
+            3,
+            "thinfs: cannot show \"nothing\": snapshot \"nothing\" not found",
+        ),
         (&["prepare", "x", "--parent", "nothing"], 3, "parent snapshot \"nothing\" not found"),
         (&["prepare", "child"], 4, "already exists"),
         (&["prepare", "x", "--parent", "child"], 2, "only a committed snapshot can be a parent"),
@@ -391,7 +408,10 @@ fn exit_codes_and_messages_say_what_went_wrong_and_what_to_do() {
         assert_eq!(got, code, "{args:?}: {said}\n{}", daemon.log());
         assert!(said.contains(says), "{args:?}: {said}");
     }
-    assert!(daemon.fails(&["info", "child"]).0 == 3, "rm went on after the key that it could not remove");
+    assert!(
+        daemon.fails(&["info", "child"]).0 == 3,
+        "rm went on after the key that it could not remove"
+    );
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     let (code, said) = daemon.fails(&["ls"]);
     assert_eq!(code, 6);
@@ -413,7 +433,10 @@ fn filters_labels_and_namespaces_reach_the_rules() {
     assert_eq!(keys(&["ls", "--namespace", "other"]), ["a"]);
     assert!(daemon.mount().join(".ns/other/active/a").is_dir());
     daemon.ok(&["label", "b", "x=", "y=2"]);
-    assert_eq!(daemon.json(&["info", "b"])[0]["labels"], serde_json::json!({"owner": "me", "y": "2"}));
+    assert_eq!(
+        daemon.json(&["info", "b"])[0]["labels"],
+        serde_json::json!({"owner": "me", "y": "2"})
+    );
 }
 
 #[test]
@@ -422,14 +445,17 @@ fn a_reader_that_has_seen_enough_ends_the_command_quietly() {
     daemon.prepare("k", None);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let status = thinfs().arg("--root").arg(daemon.root.path()).arg("ls").stdout(writer).status().unwrap();
+    let status =
+        thinfs().arg("--root").arg(daemon.root.path()).arg("ls").stdout(writer).status().unwrap();
     assert!(status.success(), "{status}");
 }
 
 #[test]
 fn the_root_and_the_socket_keep_other_users_out() {
     let daemon = Daemon::start();
-    let mode = |name: &str| fs::metadata(daemon.root.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    let mode = |name: &str| {
+        fs::metadata(daemon.root.path().join(name)).unwrap().permissions().mode() & 0o7777
+    };
     assert_eq!(mode(""), 0o711);
     for private in ["meta", &backend()] {
         assert_eq!(mode(private), 0o700, "{private}");
@@ -446,14 +472,19 @@ async fn snapshotter(daemon: &Daemon) -> SnapshotsClient<Channel> {
 }
 
 fn prepare_request(key: &str, parent: &str) -> containerd::PrepareSnapshotRequest {
-    containerd::PrepareSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() }
+    containerd::PrepareSnapshotRequest {
+        key: key.into(),
+        parent: parent.into(),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containerd_prepares_mounts_commits_and_removes() {
     let daemon = Daemon::start();
     let mut client = snapshotter(&daemon).await;
-    let mounts = client.prepare(prepare_request("default/1/a b", "")).await.unwrap().into_inner().mounts;
+    let mounts =
+        client.prepare(prepare_request("default/1/a b", "")).await.unwrap().into_inner().mounts;
     assert_eq!(mounts.len(), 1);
     let dir = daemon.mount().join(".ns/containerd/active/default%2F1%2Fa b");
     assert_eq!((mounts[0].r#type.as_str(), Path::new(&mounts[0].source)), ("bind", dir.as_path()));
@@ -469,7 +500,11 @@ async fn containerd_prepares_mounts_commits_and_removes() {
     let request = containerd::MountsRequest { key: "base".into(), ..Default::default() };
     assert_eq!(client.mounts(request).await.unwrap_err().code(), Code::FailedPrecondition);
 
-    let request = containerd::ViewSnapshotRequest { key: "v".into(), parent: "base".into(), ..Default::default() };
+    let request = containerd::ViewSnapshotRequest {
+        key: "v".into(),
+        parent: "base".into(),
+        ..Default::default()
+    };
     let mounts = client.view(request).await.unwrap().into_inner().mounts;
     assert_eq!(mounts[0].options, ["rbind", "ro"]);
     assert_eq!(fs::read_to_string(Path::new(&mounts[0].source).join("file")).unwrap(), "content");
@@ -478,7 +513,8 @@ async fn containerd_prepares_mounts_commits_and_removes() {
     let usage = client.usage(request).await.unwrap().into_inner();
     assert!(usage.inodes >= 1 && usage.size >= 0, "{usage:?}");
 
-    let remove = |key: &str| containerd::RemoveSnapshotRequest { key: key.into(), ..Default::default() };
+    let remove =
+        |key: &str| containerd::RemoveSnapshotRequest { key: key.into(), ..Default::default() };
     let refused = client.remove(remove("base")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("remove"), "{refused}");
@@ -500,7 +536,12 @@ async fn containerd_lists_in_batches_of_a_hundred_and_sees_its_own_namespace_onl
     let mut stream = client.list(request).await.unwrap().into_inner();
     let mut batches = Vec::new();
     while let Some(reply) = stream.message().await.unwrap() {
-        assert!(reply.info.iter().all(|info| info.name.starts_with('k') && info.created_at == info.updated_at));
+        assert!(
+            reply
+                .info
+                .iter()
+                .all(|info| info.name.starts_with('k') && info.created_at == info.updated_at)
+        );
         batches.push(reply.info.len());
     }
     assert_eq!(batches, [100, 100, 50]);
@@ -508,7 +549,8 @@ async fn containerd_lists_in_batches_of_a_hundred_and_sees_its_own_namespace_onl
     let request = containerd::ListSnapshotsRequest { filters, ..Default::default() };
     let reply = client.list(request).await.unwrap().into_inner().message().await.unwrap().unwrap();
     assert_eq!(reply.info.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["k7"]);
-    let request = containerd::ListSnapshotsRequest { filters: vec!["=".into()], ..Default::default() };
+    let request =
+        containerd::ListSnapshotsRequest { filters: vec!["=".into()], ..Default::default() };
     let refused = client.list(request).await.unwrap().into_inner().message().await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
 }
@@ -524,15 +566,23 @@ async fn containerd_updates_labels_by_mask() {
             labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             ..Default::default()
         }),
-        update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|p| (*p).into()).collect() }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: paths.iter().map(|p| (*p).into()).collect(),
+        }),
         ..Default::default()
     };
     let mut update = async |labels: &[(&str, &str)], paths: &[&str]| {
-        let info = client.update(request(labels, paths)).await.map(|reply| reply.into_inner().info.unwrap());
+        let info = client
+            .update(request(labels, paths))
+            .await
+            .map(|reply| reply.into_inner().info.unwrap());
         info.map(|info| info.labels.into_iter().collect::<Vec<_>>()).map_err(|status| status.code())
     };
     let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
-    assert_eq!(update(&[("a", "1"), ("b", "2")], &[]).await, Ok(vec![pair("a", "1"), pair("b", "2")]));
+    assert_eq!(
+        update(&[("a", "1"), ("b", "2")], &[]).await,
+        Ok(vec![pair("a", "1"), pair("b", "2")])
+    );
     assert_eq!(update(&[("b", "3")], &["labels.a", "labels.b"]).await, Ok(vec![pair("b", "3")]));
     assert_eq!(update(&[("c", "4")], &["labels"]).await, Ok(vec![pair("c", "4")]));
     assert_eq!(update(&[], &["parent"]).await, Err(Code::InvalidArgument));

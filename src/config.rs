@@ -6,13 +6,15 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{InvalidName, Namespace};
+
+mod bytes;
+
+pub use bytes::Bytes;
 
 /// The heading of the flags that every subcommand takes.
 pub(crate) const GLOBAL: &str = "Global options";
@@ -122,59 +124,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A number of bytes, written like `10G` or `512M` (powers of 1024).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 4] = [(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
-        match UNITS.iter().find(|(unit, _)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
-            Some((unit, name)) => write!(f, "{}{name}", self.0 / unit),
-            None => write!(f, "{}", self.0),
-        }
-    }
-}
-
-impl FromStr for Bytes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let malformed = || format!("{text:?} is not a size: write a number of bytes, or one with K, M, G or T");
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" | "KB" | "KIB" => 10,
-            "M" | "MB" | "MIB" => 20,
-            "G" | "GB" | "GIB" => 30,
-            "T" | "TB" | "TIB" => 40,
-            _ => return Err(malformed()),
-        };
-        let number: u64 = number.parse().map_err(|_| malformed())?;
-        number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| format!("{text:?} is more than 2^64 bytes"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Size;
-        impl Visitor<'_> for Size {
-            type Value = Bytes;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of bytes or a size like \"10G\"")
-            }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Bytes, E> {
-                u64::try_from(number).map(Bytes).map_err(|_| E::custom("a size can't be negative"))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Bytes, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(Size)
-    }
-}
-
 /// A path on the command line counts from the working directory.
 fn from_here(text: &str) -> Result<PathBuf, std::io::Error> {
     std::path::absolute(text)
@@ -242,13 +191,16 @@ impl Settings {
         };
         match std::fs::read_to_string(path) {
             Ok(text) => Self::from_toml(&text, path),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound && !required => Ok(Self::default()),
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound && !required => {
+                Ok(Self::default())
+            }
             Err(source) => Err(Error::Read { path: path.to_owned(), source }),
         }
     }
 
     fn from_toml(text: &str, path: &Path) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|e| Error::Parse { path: path.to_owned(), message: e.to_string() })
+        toml::from_str(text)
+            .map_err(|e| Error::Parse { path: path.to_owned(), message: e.to_string() })
     }
 
     /// These settings, with `place` where it says something.
@@ -334,7 +286,8 @@ impl TryFrom<Settings> for Config {
         let mount = settings.mount.clone().unwrap_or_else(|| root.join("mnt"));
         let volume_size = settings.volume_size.unwrap_or(DEFAULT_VOLUME_SIZE);
         let max_active = settings.max_active.unwrap_or(DEFAULT_MAX_ACTIVE);
-        let containerd = settings.containerd_namespace.as_deref().unwrap_or(DEFAULT_CONTAINERD_NAMESPACE);
+        let containerd =
+            settings.containerd_namespace.as_deref().unwrap_or(DEFAULT_CONTAINERD_NAMESPACE);
         if max_active == 0 {
             return Err(Error::NoActive);
         }
@@ -354,7 +307,8 @@ impl TryFrom<Settings> for Config {
 }
 
 fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource, Error> {
-    let asks_for_pool = settings.pool.is_some() || settings.data_device.is_some() || settings.pool_size.is_some();
+    let asks_for_pool =
+        settings.pool.is_some() || settings.data_device.is_some() || settings.pool_size.is_some();
     if backend == BackendChoice::Native && (asks_for_pool || settings.metadata_device.is_some()) {
         return Err(Error::Conflict(
             "pool, pool-size, data-device and metadata-device belong to the thin backend, but the backend is native",
@@ -374,12 +328,12 @@ fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource
         (None, (Some(_), None) | (None, Some(_)), _) => {
             Err(Error::Conflict("data-device and metadata-device must be given together"))
         }
-        (Some(_), _, _) => {
-            Err(Error::Conflict("pool names a pool that exists: it takes no devices and no pool-size"))
-        }
-        (None, (Some(_), Some(_)), Some(_)) => {
-            Err(Error::Conflict("pool-size is for a pool that thinfs makes in files: a device has its size"))
-        }
+        (Some(_), _, _) => Err(Error::Conflict(
+            "pool names a pool that exists: it takes no devices and no pool-size",
+        )),
+        (None, (Some(_), Some(_)), Some(_)) => Err(Error::Conflict(
+            "pool-size is for a pool that thinfs makes in files: a device has its size",
+        )),
     }
 }
 

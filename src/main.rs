@@ -27,10 +27,15 @@ fn run() -> Result<(), Error> {
 fn set_up_logs(format: LogFormat, default: &str) {
     let chosen = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| default.to_owned());
     let filter = EnvFilter::try_new(&chosen).unwrap_or_else(|error| {
-        eprintln!("thinfs: RUST_LOG={chosen} is not understood ({error}): logging {default} instead");
+        eprintln!(
+            "thinfs: RUST_LOG={chosen} is not understood ({error}): logging {default} instead"
+        );
         EnvFilter::new(default)
     });
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     match format {
         LogFormat::Text => logs.with_target(false).init(),
         LogFormat::Json => logs.json().init(),

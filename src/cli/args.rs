@@ -185,14 +185,17 @@ pub(super) struct RmArgs {
 
 /// List snapshots
 #[derive(Debug, Args)]
-#[command(visible_alias = "list", after_help = "\
+#[command(
+    visible_alias = "list",
+    after_help = "\
 Filters compare name, parent, kind and labels.\"key\" with == != ~= (regular expression), or ask
 whether there is a value. A comma means AND, several --filter mean OR.
 
 Examples:
   thinfs ls --kind committed
   thinfs ls --filter 'labels.\"owner\"==ci,parent==base' --filter 'name~=^tmp-'
-  thinfs ls --json | jq -r 'select(.usage.size > 1000000) | .key'")]
+  thinfs ls --json | jq -r 'select(.usage.size > 1000000) | .key'"
+)]
 pub(super) struct LsArgs {
     /// Only snapshots of this kind; can be repeated
     #[arg(long, short, value_enum)]
@@ -284,7 +287,9 @@ pub(super) struct Labels {
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  thinfs completions bash > /usr/share/bash-completion/completions/thinfs")]
+#[command(
+    after_help = "Example:\n  thinfs completions bash > /usr/share/bash-completion/completions/thinfs"
+)]
 pub(super) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
@@ -293,7 +298,9 @@ pub(super) struct CompletionsArgs {
 
 /// Print the manual page, or write all of them into a directory
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  thinfs man | man -l -\n  thinfs man /usr/local/share/man/man1")]
+#[command(
+    after_help = "Examples:\n  thinfs man | man -l -\n  thinfs man /usr/local/share/man/man1"
+)]
 pub(super) struct ManArgs {
     /// Directory for the pages of thinfs and of each subcommand
     pub(super) dir: Option<PathBuf>,

@@ -19,7 +19,8 @@ impl Client {
     /// Connects; tells "not running" apart from other failures.
     pub(super) async fn connect(socket: &Path, namespace: String) -> Result<Self> {
         let path = socket.to_str().ok_or_else(|| Error::SocketPath(socket.to_owned()))?;
-        let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(|source| failed(socket, source))?;
+        let endpoint = Endpoint::from_shared(format!("unix:{path}"))
+            .map_err(|source| failed(socket, source))?;
         let channel = endpoint.connect().await.map_err(|source| failed(socket, source))?;
         // A message of a hundred snapshots can hold 100 × (key + parent + labels): no limit here.
         let admin = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
@@ -36,7 +37,9 @@ impl Client {
 fn failed(socket: &Path, source: transport::Error) -> Error {
     let socket = socket.to_owned();
     match io_kind(&source) {
-        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::NotRunning(socket),
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Error::NotRunning(socket)
+        }
         Some(io::ErrorKind::PermissionDenied) => Error::NotAllowed(socket),
         _ => Error::Unreachable { socket, source },
     }

@@ -8,7 +8,8 @@ use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
 pub(super) async fn gc(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let reply = during(|| "reclaiming space".to_owned(), client.admin.gc(admin::GcRequest {})).await;
+    let reply =
+        during(|| "reclaiming space".to_owned(), client.admin.gc(admin::GcRequest {})).await;
     let reply = reply.asked(|| "reclaim space".to_owned())?.into_inner();
     print_gc(&reply, out)?;
     Ok(())
@@ -55,10 +56,18 @@ pub(super) fn print_status(status: admin::StatusReply, out: &mut Out) -> std::io
     out.table(columns, namespaces.collect())?;
     let volumes = status.volumes.iter().map(|volume| {
         let access = if volume.read_only { "ro" } else { "rw" };
-        [volume.id.to_string(), access.to_owned(), volume.pins.to_string(), volume.writers.to_string()]
+        [
+            volume.id.to_string(),
+            access.to_owned(),
+            volume.pins.to_string(),
+            volume.writers.to_string(),
+        ]
     });
     blank_before(!status.volumes.is_empty(), out)?;
-    out.table([number("VOLUME"), text("ACCESS"), number("PINS"), number("WRITERS")], volumes.collect())
+    out.table(
+        [number("VOLUME"), text("ACCESS"), number("PINS"), number("WRITERS")],
+        volumes.collect(),
+    )
 }
 
 fn blank_before(something: bool, out: &mut Out) -> std::io::Result<()> {
@@ -66,9 +75,13 @@ fn blank_before(something: bool, out: &mut Out) -> std::io::Result<()> {
 }
 
 fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str, String)> {
-    let since = status.started.map(|started| format!(", running for {}", age(started, now))).unwrap_or_default();
+    let since = status
+        .started
+        .map(|started| format!(", running for {}", age(started, now)))
+        .unwrap_or_default();
     let capacity = status.capacity;
-    let space = capacity.map_or("unknown, see the daemon's log".to_owned(), |c| share(c.used, c.total));
+    let space =
+        capacity.map_or("unknown, see the daemon's log".to_owned(), |c| share(c.used, c.total));
     let mut fields = vec![
         ("Daemon", format!("thinfs {}, pid {}{since}", status.version, status.pid)),
         ("Root", status.root.clone()),

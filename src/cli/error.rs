@@ -108,12 +108,18 @@ impl Error {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::NotRunning(_) => Some("start it with `thinfs serve`, or name its socket with --socket".to_owned()),
-            Self::NotAllowed(_) => Some("run the command as root".to_owned()),
-            Self::Refused { status, .. } => {
-                status.metadata().get(REMEDY).and_then(|remedy| remedy.to_str().ok()).map(str::to_owned)
+            Self::NotRunning(_) => {
+                Some("start it with `thinfs serve`, or name its socket with --socket".to_owned())
             }
-            Self::Unsound(_) => Some("restart the daemon: it reconciles both at its start".to_owned()),
+            Self::NotAllowed(_) => Some("run the command as root".to_owned()),
+            Self::Refused { status, .. } => status
+                .metadata()
+                .get(REMEDY)
+                .and_then(|remedy| remedy.to_str().ok())
+                .map(str::to_owned),
+            Self::Unsound(_) => {
+                Some("restart the daemon: it reconciles both at its start".to_owned())
+            }
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
             | Self::Unreachable { .. }
@@ -129,11 +135,15 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
-            Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => ExitCode::Unreachable,
+            Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => {
+                ExitCode::Unreachable
+            }
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound(_) => ExitCode::Unsound,
-            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => ExitCode::Error,
+            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
+                ExitCode::Error
+            }
         }
     }
 }

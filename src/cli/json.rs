@@ -195,7 +195,12 @@ impl From<admin::NamespaceStatus> for NamespaceCount {
 
 impl From<admin::VolumeStatus> for Volume {
     fn from(volume: admin::VolumeStatus) -> Self {
-        Self { id: volume.id, read_only: volume.read_only, pins: volume.pins, writers: volume.writers }
+        Self {
+            id: volume.id,
+            read_only: volume.read_only,
+            pins: volume.pins,
+            writers: volume.writers,
+        }
     }
 }
 

@@ -59,7 +59,9 @@ pub(super) fn filters(kinds: &[KindArg], filters: Vec<String>) -> Vec<String> {
 
 pub(super) fn print_list(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std::io::Result<()> {
     if out.json {
-        return snapshots.into_iter().try_for_each(|snapshot| out.object(&json::Snapshot::from(snapshot)));
+        return snapshots
+            .into_iter()
+            .try_for_each(|snapshot| out.object(&json::Snapshot::from(snapshot)));
     }
     let now = out.now;
     let rows = snapshots.iter().map(|snapshot| {
@@ -72,7 +74,14 @@ pub(super) fn print_list(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std:
             or_dash(snapshot.created.map(|created| age(created, now)).unwrap_or_default()),
         ]
     });
-    let columns = [text("KEY"), text("KIND"), text("PARENT"), number("SIZE"), number("INODES"), number("AGE")];
+    let columns = [
+        text("KEY"),
+        text("KIND"),
+        text("PARENT"),
+        number("SIZE"),
+        number("INODES"),
+        number("AGE"),
+    ];
     out.table(columns, rows.collect())
 }
 
@@ -81,7 +90,11 @@ fn or_dash(text: String) -> String {
 }
 
 pub(super) async fn usage(args: UsageArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let usages = if args.keys.is_empty() { all_usages(client).await? } else { usages(args.keys, client).await? };
+    let usages = if args.keys.is_empty() {
+        all_usages(client).await?
+    } else {
+        usages(args.keys, client).await?
+    };
     print_usages(&usages, out)?;
     Ok(())
 }
@@ -96,18 +109,24 @@ async fn usages(keys: Vec<String>, client: &mut Client) -> Result<Vec<(String, a
     for key in keys {
         let request = admin::UsageRequest { namespace: client.ns(), key: key.clone() };
         let reply = during(|| format!("measuring {key}"), client.admin.usage(request)).await;
-        let usage = reply.asked(|| format!("measure {key:?}"))?.into_inner().usage.unwrap_or_default();
+        let usage =
+            reply.asked(|| format!("measure {key:?}"))?.into_inner().usage.unwrap_or_default();
         usages.push((key, usage));
     }
     Ok(usages)
 }
 
-pub(super) fn print_usages(usages: &[(String, admin::Usage)], out: &mut Out) -> std::io::Result<()> {
+pub(super) fn print_usages(
+    usages: &[(String, admin::Usage)],
+    out: &mut Out,
+) -> std::io::Result<()> {
     if out.json {
         return usages.iter().try_for_each(|(key, usage)| {
             out.object(&json::KeyUsage { key, size: usage.size, inodes: usage.inodes })
         });
     }
-    let rows = usages.iter().map(|(key, usage)| [printable(key), size(usage.size), usage.inodes.to_string()]);
+    let rows = usages
+        .iter()
+        .map(|(key, usage)| [printable(key), size(usage.size), usage.inodes.to_string()]);
     out.table([text("KEY"), number("SIZE"), number("INODES")], rows.collect())
 }

@@ -128,6 +128,8 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Gc => daemon::gc(client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check => daemon::check(client, out).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Man(_) => unreachable!("needs no daemon"),
+        Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {
+            unreachable!("needs no daemon")
+        }
     }
 }

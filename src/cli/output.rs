@@ -38,7 +38,11 @@ impl<'a> Out<'a> {
     }
 
     /// Rows below a header, columns aligned; nothing at all without rows.
-    pub(super) fn table<const N: usize>(&mut self, columns: [Column; N], rows: Vec<[String; N]>) -> io::Result<()> {
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        columns: [Column; N],
+        rows: Vec<[String; N]>,
+    ) -> io::Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -118,13 +122,19 @@ pub(super) fn age(timestamp: Timestamp, now: SystemTime) -> String {
 /// Text that can stand in a table: control characters are escaped, so that a key can't break the
 /// line or steer the terminal.
 pub(super) fn printable(text: &str) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
+    if text.chars().any(char::is_control) {
+        text.escape_debug().to_string()
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A path of any bytes on one line; an unusual one quoted like a C string, as git does.
 pub(super) fn quoted_path(path: &[u8]) -> String {
     match std::str::from_utf8(path) {
-        Ok(text) if !text.chars().any(|c| c.is_control() || c == '"' || c == '\\') => text.to_owned(),
+        Ok(text) if !text.chars().any(|c| c.is_control() || c == '"' || c == '\\') => {
+            text.to_owned()
+        }
         _ => {
             let escaped: String = path.iter().map(|byte| escape_byte(*byte)).collect();
             format!("\"{escaped}\"")

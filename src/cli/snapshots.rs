@@ -3,16 +3,20 @@
 use super::args::{CommitArgs, KeyArgs, LabelArgs, MountsArgs, PrepareArgs, RmArgs, ViewArgs};
 use super::client::Client;
 use super::error::{Asked, Error, Result};
+use super::json;
 use super::output::{Out, printable, shell_word, size, text, time};
 use super::progress::during;
-use super::json;
 use crate::grpc::proto::containerd::types::Mount;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
 /// The label by which containerd and we are told a filesystem's size.
 const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
 
-pub(super) async fn prepare(args: PrepareArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
+pub(super) async fn prepare(
+    args: PrepareArgs,
+    client: &mut Client,
+    out: &mut Out<'_>,
+) -> Result<()> {
     let PrepareArgs { key, parent, labels, size } = args;
     let size = size.map(|size| (MAX_SIZE_LABEL.to_owned(), size.0.to_string()));
     let request = admin::PrepareRequest {
@@ -52,7 +56,11 @@ pub(super) async fn commit(args: CommitArgs, client: &mut Client, out: &mut Out<
 
 /// Prints the directory, so that `cd "$(thinfs prepare …)"` works.
 fn made(snapshot: admin::Snapshot, out: &mut Out) -> Result<()> {
-    if out.json { out.object(&json::Snapshot::from(snapshot))? } else { out.line(snapshot.path)? }
+    if out.json {
+        out.object(&json::Snapshot::from(snapshot))?
+    } else {
+        out.line(snapshot.path)?
+    }
     Ok(())
 }
 
@@ -72,7 +80,9 @@ pub(super) async fn remove(args: RmArgs, client: &mut Client) -> Result<()> {
 /// One failure is the command's; of several each is reported, and the first decides the exit code.
 fn several(mut errors: Vec<Error>, of: usize) -> Result<()> {
     let Some(code) = errors.first().map(Error::exit_code) else { return Ok(()) };
-    if of == 1 && let Some(error) = errors.pop() {
+    if of == 1
+        && let Some(error) = errors.pop()
+    {
         return Err(error);
     }
     for error in &errors {
@@ -90,14 +100,20 @@ pub(super) async fn info(args: KeyArgs, client: &mut Client, out: &mut Out<'_>) 
         let reply = during(|| format!("measuring {}", args.key), client.admin.usage(request)).await;
         snapshot.usage = reply.asked(|| format!("measure {:?}", args.key))?.into_inner().usage;
     }
-    if out.json { out.object(&json::Snapshot::from(snapshot))? } else { print_info(&snapshot, out)? }
+    if out.json {
+        out.object(&json::Snapshot::from(snapshot))?
+    } else {
+        print_info(&snapshot, out)?
+    }
     Ok(())
 }
 
 pub(super) fn print_info(snapshot: &admin::Snapshot, out: &mut Out) -> std::io::Result<()> {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    let usage = snapshot.usage.map(|u| format!("{} ({} bytes), {} inodes", size(u.size), u.size, u.inodes));
-    let labels: Vec<_> = snapshot.labels.iter().map(|(k, v)| printable(&format!("{k}={v}"))).collect();
+    let usage =
+        snapshot.usage.map(|u| format!("{} ({} bytes), {} inodes", size(u.size), u.size, u.inodes));
+    let labels: Vec<_> =
+        snapshot.labels.iter().map(|(k, v)| printable(&format!("{k}={v}"))).collect();
     let some = |text: &str| Some(printable(text)).filter(|text| !text.is_empty());
     out.fields(&[
         ("Key", printable(&snapshot.key)),
@@ -131,17 +147,24 @@ pub(super) fn print_mounts(mounts: &[Mount], out: &mut Out) -> std::io::Result<(
             out.object(&json::Mount { r#type, source, options })
         });
     }
-    let rows = mounts.iter().map(|mount| [mount.r#type.clone(), mount.options.join(","), mount.source.clone()]);
+    let rows = mounts
+        .iter()
+        .map(|mount| [mount.r#type.clone(), mount.options.join(","), mount.source.clone()]);
     out.table([text("TYPE"), text("OPTIONS"), text("SOURCE")], rows.collect())?;
     mounts.iter().try_for_each(|mount| {
-        out.line(format!("\nmount -o {} {} DIR", mount.options.join(","), shell_word(&mount.source)))
+        out.line(format!(
+            "\nmount -o {} {} DIR",
+            mount.options.join(","),
+            shell_word(&mount.source)
+        ))
     })
 }
 
 pub(super) async fn label(args: LabelArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     let LabelArgs { key, labels } = args;
     let labels = labels.into_iter().collect();
-    let request = admin::UpdateRequest { namespace: client.ns(), key: key.clone(), labels, replace: false };
+    let request =
+        admin::UpdateRequest { namespace: client.ns(), key: key.clone(), labels, replace: false };
     let reply = client.admin.update(request).await;
     let snapshot = reply.asked(|| format!("label {key:?}"))?.into_inner();
     if out.json {
@@ -170,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_single_removal_fails_with_its_own_error() {
-        let error = several(vec![refused(Status::failed_precondition("has children"))], 1).unwrap_err();
+        let error =
+            several(vec![refused(Status::failed_precondition("has children"))], 1).unwrap_err();
         assert_eq!(error.report(), "thinfs: cannot remove \"a\": has children");
     }
 }

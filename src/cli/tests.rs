@@ -21,7 +21,12 @@ fn printed(json: bool, print: impl FnOnce(&mut Out) -> std::io::Result<()>) -> S
     String::from_utf8(bytes).unwrap()
 }
 
-fn snapshot(key: &str, kind: admin::Kind, parent: &str, usage: Option<(u64, u64)>) -> admin::Snapshot {
+fn snapshot(
+    key: &str,
+    kind: admin::Kind,
+    parent: &str,
+    usage: Option<(u64, u64)>,
+) -> admin::Snapshot {
     let time = Timestamp { seconds: NOW - 7200, nanos: 5_000_000 };
     admin::Snapshot {
         namespace: "default".into(),
@@ -107,7 +112,12 @@ fn tree_copes_with_long_chains_and_absent_parents() {
         snapshot(&format!("s{i}"), admin::Kind::Committed, &parent, None)
     });
     let text = printed(true, |out| tree::print_tree(chain.collect(), out));
-    assert!(text.lines().next_back().unwrap().starts_with(r#"{"depth":1999,"namespace":"default","key":"s1999""#));
+    assert!(
+        text.lines()
+            .next_back()
+            .unwrap()
+            .starts_with(r#"{"depth":1999,"namespace":"default","key":"s1999""#)
+    );
 }
 
 #[test]
@@ -141,7 +151,8 @@ fn usage_is_a_table_or_lines() {
 #[test]
 fn mounts_ends_in_a_command_to_copy() {
     let options = vec!["rbind".to_owned(), "ro".to_owned()];
-    let mount = Mount { r#type: "bind".into(), source: "/m/view/a b".into(), options, ..Mount::default() };
+    let mount =
+        Mount { r#type: "bind".into(), source: "/m/view/a b".into(), options, ..Mount::default() };
     let mounts = [mount];
     let text = printed(false, |out| snapshots::print_mounts(&mounts, out));
     let expected = "\
@@ -152,7 +163,10 @@ mount -o rbind,ro '/m/view/a b' DIR
 ";
     assert_eq!(text, expected);
     let json = printed(true, |out| snapshots::print_mounts(&mounts, out));
-    assert_eq!(json, "{\"type\":\"bind\",\"source\":\"/m/view/a b\",\"options\":[\"rbind\",\"ro\"]}\n");
+    assert_eq!(
+        json,
+        "{\"type\":\"bind\",\"source\":\"/m/view/a b\",\"options\":[\"rbind\",\"ro\"]}\n"
+    );
 }
 
 #[test]
@@ -194,8 +208,18 @@ fn a_status() -> admin::StatusReply {
         containerd_namespace: "containerd".into(),
         backend: "native".into(),
         details: vec![admin::Detail { name: "copies".into(), value: "reflink".into() }],
-        capacity: Some(admin::Capacity { total: 10 << 30, used: 5 << 30, block_size: 4096, ..Default::default() }),
-        namespaces: vec![admin::NamespaceStatus { name: "default".into(), active: 1, view: 0, committed: 12 }],
+        capacity: Some(admin::Capacity {
+            total: 10 << 30,
+            used: 5 << 30,
+            block_size: 4096,
+            ..Default::default()
+        }),
+        namespaces: vec![admin::NamespaceStatus {
+            name: "default".into(),
+            active: 1,
+            view: 0,
+            committed: 12,
+        }],
         pending: 2,
         volumes: vec![admin::VolumeStatus { id: 7, read_only: true, pins: 1, writers: 0 }],
     }
@@ -242,7 +266,8 @@ fn the_help_names_every_field_of_the_json() {
     let snapshot = printed(true, |out| list::print_list(some_snapshots().split_off(4), out));
     let status = printed(true, |out| daemon::print_status(a_status(), out));
     for object in [snapshot, status] {
-        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&object).unwrap();
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&object).unwrap();
         for field in object.keys() {
             assert!(help.contains(field.as_str()), "{field} is not in the help");
         }

@@ -19,7 +19,10 @@ pub(super) fn print_tree(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std:
     let nodes = arrange(snapshots);
     if out.json {
         return nodes.into_iter().try_for_each(|node| {
-            out.object(&json::TreeLine { depth: node.depth, snapshot: json::Snapshot::from(node.snapshot) })
+            out.object(&json::TreeLine {
+                depth: node.depth,
+                snapshot: json::Snapshot::from(node.snapshot),
+            })
         });
     }
     let rows = nodes.iter().map(|Node { branch, snapshot, .. }| {
@@ -43,7 +46,8 @@ struct Node {
 /// Parents before their children, each below its own; siblings stay in the given order. A snapshot
 /// whose parent isn't listed stands at the top. Chains can be long, hence no recursion.
 fn arrange(snapshots: Vec<admin::Snapshot>) -> Vec<Node> {
-    let known: std::collections::BTreeSet<String> = snapshots.iter().map(|s| s.key.clone()).collect();
+    let known: std::collections::BTreeSet<String> =
+        snapshots.iter().map(|s| s.key.clone()).collect();
     let mut children: BTreeMap<Option<String>, Vec<admin::Snapshot>> = BTreeMap::new();
     for snapshot in snapshots {
         let parent = Some(snapshot.parent.clone()).filter(|parent| known.contains(parent));
@@ -57,7 +61,12 @@ fn arrange(snapshots: Vec<admin::Snapshot>) -> Vec<Node> {
             (_, false) => ("├── ", "│   "),
             (_, true) => ("└── ", "    "),
         };
-        waiting.extend(below(&mut children, Some(&snapshot.key), depth + 1, &format!("{indent}{further}")));
+        waiting.extend(below(
+            &mut children,
+            Some(&snapshot.key),
+            depth + 1,
+            &format!("{indent}{further}"),
+        ));
         nodes.push(Node { depth, branch: format!("{indent}{own}"), snapshot });
     }
     nodes

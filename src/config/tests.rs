@@ -66,7 +66,10 @@ fn the_environment_wins_over_the_file_and_a_flag_over_the_environment() {
     }
     let me = std::env::current_exe().unwrap();
     let inner = std::process::Command::new(me)
-        .args(["--exact", "config::tests::the_environment_wins_over_the_file_and_a_flag_over_the_environment"])
+        .args([
+            "--exact",
+            "config::tests::the_environment_wins_over_the_file_and_a_flag_over_the_environment",
+        ])
         .envs([(INNER, "1"), ("THINFS_MAX_ACTIVE", "2"), ("THINFS_VOLUME_SIZE", "2G")])
         .output()
         .unwrap();
@@ -121,7 +124,9 @@ fn values_that_cannot_work_are_refused() {
 
 #[test]
 fn sizes_are_read_and_written_in_powers_of_1024() {
-    for (text, bytes) in [("0", 0), ("123", 123), ("4K", 4096), ("4kib", 4096), ("10G", 10 << 30), ("2T", 2 << 40)] {
+    for (text, bytes) in
+        [("0", 0), ("123", 123), ("4K", 4096), ("4kib", 4096), ("10G", 10 << 30), ("2T", 2 << 40)]
+    {
         assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
     }
     for text in ["", "G", "-1", "1.5G", "1X", "99999999999999999999", "17000000T", " 1"] {

@@ -57,7 +57,11 @@ fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
         PoolSource::Devices { data, metadata } => thin::PoolSource::Devices { data, metadata },
         PoolSource::Existing(name) => thin::PoolSource::Existing { name },
     };
-    Ok(ThinConfig { source, volume_size: config.volume_size, ..ThinConfig::new(root.path().to_owned()) })
+    Ok(ThinConfig {
+        source,
+        volume_size: config.volume_size,
+        ..ThinConfig::new(root.path().to_owned())
+    })
 }
 
 /// Chooses. A root that holds data keeps its backend.
@@ -73,20 +77,29 @@ pub(super) fn choose(
             Err(why) => Err(Error::NoThin(why)),
         }),
         Some("native") => keep(config, Kind::Native),
-        Some(other) => Err(Error::UnknownBackend { path: root.backend_file(), says: other.to_owned() }),
+        Some(other) => {
+            Err(Error::UnknownBackend { path: root.backend_file(), says: other.to_owned() })
+        }
     }
 }
 
-fn choose_new(config: &Config, probe: impl FnOnce() -> std::result::Result<(), String>) -> Result<Choice> {
+fn choose_new(
+    config: &Config,
+    probe: impl FnOnce() -> std::result::Result<(), String>,
+) -> Result<Choice> {
     let asked = asked(config);
     if asked == BackendChoice::Native {
         return Ok(Choice { kind: Kind::Native, why: "asked for".to_owned() });
     }
     match (asked, probe()) {
-        (BackendChoice::Thin, Ok(())) => Ok(Choice { kind: Kind::Thin, why: "asked for".to_owned() }),
+        (BackendChoice::Thin, Ok(())) => {
+            Ok(Choice { kind: Kind::Thin, why: "asked for".to_owned() })
+        }
         (BackendChoice::Thin, Err(why)) => Err(Error::NoThin(why)),
         (_, Ok(())) => Ok(Choice { kind: Kind::Thin, why: "dm-thin can be used here".to_owned() }),
-        (_, Err(why)) => Ok(Choice { kind: Kind::Native, why: format!("dm-thin cannot be used: {why}") }),
+        (_, Err(why)) => {
+            Ok(Choice { kind: Kind::Native, why: format!("dm-thin cannot be used: {why}") })
+        }
     }
 }
 

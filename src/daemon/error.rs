@@ -130,13 +130,23 @@ impl Error {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::NotRoot => Some("run `sudo thinfs serve`"),
-            Self::NoFuse => Some("load it with `modprobe fuse`; a container needs `--device /dev/fuse`"),
+            Self::NoFuse => {
+                Some("load it with `modprobe fuse`; a container needs `--device /dev/fuse`")
+            }
             Self::Locked { .. } => Some("stop that one, or choose another --root"),
-            Self::RootNotDirectory(_) | Self::RootNotOurs { .. } => Some("choose a directory of its own with --root"),
-            Self::MountNotDirectory(_) | Self::MountNotEmpty(_) => Some("choose an empty directory with --mount"),
+            Self::RootNotDirectory(_) | Self::RootNotOurs { .. } => {
+                Some("choose a directory of its own with --root")
+            }
+            Self::MountNotDirectory(_) | Self::MountNotEmpty(_) => {
+                Some("choose an empty directory with --mount")
+            }
             Self::OtherBackend { .. } => Some("leave --backend out, or choose another --root"),
-            Self::NoThin(_) => Some("use `--backend native`, which needs no device-mapper, with a fresh --root"),
-            Self::Recover(_) | Self::Store(_) => Some("keep a copy of the root before you try to repair it"),
+            Self::NoThin(_) => {
+                Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
+            }
+            Self::Recover(_) | Self::Store(_) => {
+                Some("keep a copy of the root before you try to repair it")
+            }
             Self::UnknownBackend { .. }
             | Self::Backend { .. }
             | Self::Close(_)

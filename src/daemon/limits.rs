@@ -27,7 +27,9 @@ pub(super) fn raise_open_files() {
     }
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         Ok(()) => tracing::debug!(limit = ?limit.maximum, "raised the limit of open files"),
-        Err(error) => tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays as it is"),
+        Err(error) => {
+            tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays as it is")
+        }
     }
 }
 

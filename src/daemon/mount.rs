@@ -28,7 +28,9 @@ const POLL: Duration = Duration::from_millis(20);
 /// Clears what a killed daemon left mounted.
 pub(super) fn clear_stale(path: &Path) -> Result<()> {
     match clear_stale_mount(path) {
-        Ok(true) => tracing::info!(mount = %path.display(), "cleared the mount of a daemon that was killed"),
+        Ok(true) => {
+            tracing::info!(mount = %path.display(), "cleared the mount of a daemon that was killed")
+        }
         Ok(false) => {}
         Err(source) => return Err(failed("clear", path)(source)),
     }
@@ -47,7 +49,8 @@ pub(super) struct Mount {
 impl Mount {
     pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>) -> Result<Self> {
         let fs = Fs::new(Arc::clone(snapshots), Config::default());
-        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path)).map_err(failed("mount", path))?;
+        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path))
+            .map_err(failed("mount", path))?;
         let abort = Abort::open(path).map_err(|error| {
             tracing::warn!(%error, "open files and bind mounts may hold up the stop: no control over the connection");
         });
@@ -131,7 +134,11 @@ impl Abort {
         let connection = rustix::fs::minor(rustix::fs::stat(mount)?.st_dev);
         let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_create(&context)?;
-        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let root = rustix::mount::fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
         let path = format!("{connection}/abort");
         rustix::fs::openat(&root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }

@@ -35,11 +35,11 @@ impl Root {
     /// Makes the directory if need be, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Self> {
         make(path)?;
-        let shared = holds_other_things(path)?;
-        let lock = take_lock(path)?;
-        if !shared {
-            fs::set_permissions(path, Permissions::from_mode(0o711)).map_err(failed("set the mode of", path))?;
+        if is_fresh(path)? {
+            fs::set_permissions(path, Permissions::from_mode(0o711))
+                .map_err(failed("set the mode of", path))?;
         }
+        let lock = take_lock(path)?;
         Ok(Self { path: path.to_owned(), lock })
     }
 
@@ -47,9 +47,12 @@ impl Root {
     pub(super) fn private(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed("make", &path)(error))
+            }
             Ok(()) | Err(_) => {
-                fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed("set the mode of", &path))?;
+                fs::set_permissions(&path, Permissions::from_mode(0o700))
+                    .map_err(failed("set the mode of", &path))?;
                 Ok(path)
             }
         }
@@ -79,7 +82,12 @@ impl Root {
     pub(super) fn record_backend(&self, name: &str) -> Result<()> {
         let (path, new) = (self.path.join(BACKEND), self.path.join("backend.new"));
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
             writeln!(file, "{name}")?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -111,18 +119,19 @@ fn make(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether somebody uses the directory for something else too: then its mode is theirs to choose.
-fn holds_other_things(path: &Path) -> Result<bool> {
+/// Whether no daemon has been here and nobody else uses the directory. The mode of any other is
+/// somebody's choice.
+fn is_fresh(path: &Path) -> Result<bool> {
     if path.join(LOCK).exists() {
         return Ok(false);
     }
     for entry in fs::read_dir(path).map_err(failed("read", path))? {
         let name = entry.map_err(failed("read", path))?.file_name();
         if !HARMLESS.iter().any(|harmless| name == *harmless) {
-            return Ok(true);
+            return Ok(false);
         }
     }
-    Ok(false)
+    Ok(true)
 }
 
 fn take_lock(root: &Path) -> Result<File> {
@@ -181,8 +190,11 @@ mod tests {
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         let before = mode(dir.path());
         let root = Root::lock(dir.path()).unwrap();
-        assert_eq!(mode(dir.path()), before);
         assert_eq!(mode(&root.private("meta").unwrap()), 0o700);
+        assert_eq!(mode(dir.path()), before);
+        drop(root);
+        drop(Root::lock(dir.path()).unwrap());
+        assert_eq!(mode(dir.path()), before, "at the next start too");
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Stop {
     pub(super) fn on_signals(&self, runtime: &Runtime) -> Result<()> {
         let _entered = runtime.enter();
         for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-            let mut signals = signal(kind).map_err(|source| Error::Runtime("signal handlers", source))?;
+            let mut signals =
+                signal(kind).map_err(|source| Error::Runtime("signal handlers", source))?;
             let stop = self.clone();
             runtime.spawn(async move {
                 while signals.recv().await.is_some() {
@@ -112,8 +113,13 @@ fn panicked(info: &PanicHookInfo) -> Error {
     let thread = std::thread::current();
     let place = info.location().map(|place| format!(" at {place}")).unwrap_or_default();
     let said = info.payload().downcast_ref::<&str>().copied();
-    let said = said.or_else(|| info.payload().downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    Error::Panicked { thread: thread.name().unwrap_or("unnamed").to_owned(), message: format!("{said}{place}") }
+    let said = said
+        .or_else(|| info.payload().downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Error::Panicked {
+        thread: thread.name().unwrap_or("unnamed").to_owned(),
+        message: format!("{said}{place}"),
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +148,10 @@ mod tests {
             thread.spawn(|| panic!("out of luck")).unwrap().join().unwrap_err();
             assert!(stop.is_requested());
             let failure = stop.take_failure().unwrap().to_string();
-            assert!(failure.starts_with("stopped after a panic in thread reaper: out of luck at "), "{failure}");
+            assert!(
+                failure.starts_with("stopped after a panic in thread reaper: out of luck at "),
+                "{failure}"
+            );
             return;
         }
         let name = "daemon::stop::tests::a_panic_in_any_thread_stops_the_daemon_with_an_error_that_names_the_thread";

@@ -6,6 +6,9 @@
 //! | `mv active/K committed/N` | commits K under the name N |
 //! | `rmdir <kind>/K` | removes K, also when it isn't empty |
 //!
+//! Keys and names share one key space, so N can't be K: `EPERM`, because of which `mv` says what it should
+//! (it takes `EEXIST` for something that it could look at).
+//!
 //! A view needs a parent, which `mkdir` has no way to name: `mkdir view/K` is `EPERM`, like everything else.
 //!
 //! The kernel makes each of these changes in its own tree as soon as we have answered, so it needs no notice
@@ -69,8 +72,12 @@ impl Fs {
             return Err(Errno::XDEV.into());
         }
         let name = new_key(to.1)?;
-        must_wait(caller)?;
         let info = self.snapshot_named(namespace, Kind::Active, from.1)?.ok_or(Errno::NOENT)?;
+        if info.key == name {
+            tracing::info!(%name, "a committed snapshot needs a name other than the key");
+            return Err(Errno::PERM.into());
+        }
+        must_wait(caller)?;
         watch::by_the_kernel(|| {
             self.snapshots.commit(namespace, &name, &info.key, Labels::new(), None)
         })?;

@@ -121,11 +121,13 @@ impl Slot {
         last.map(|stat| Attr::of(NodeId::root_of(self.snapshot), &stat))
     }
 
-    /// Keeps the root at hand, so that its last attributes can be read when the volume goes.
+    /// Keeps the root at hand, so that its last attributes can be read when the volume goes. Those of the
+    /// time before are history from now on: an evicted volume waits a while before it goes.
     fn hold_root(&self, pin: &Pin) -> Result<()> {
         let mut root = self.root.lock();
         if root.open.is_none() {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            root.last = None;
             root.open = Some(openat(pin.root(), ".", flags, Mode::empty())?);
         }
         Ok(())

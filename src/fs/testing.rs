@@ -106,3 +106,12 @@ pub fn ns() -> Namespace {
 pub fn key(name: &str) -> SnapshotKey {
     SnapshotKey::new(name).unwrap()
 }
+
+/// Polls for what happens a moment later.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 10 s");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

@@ -7,10 +7,10 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest, GcReply, GcRequest, ListReply,
-    ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply, RemoveRequest, Snapshot,
-    StatRequest, StatusReply, StatusRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest, VolumeStatus,
-    admin_server,
+    Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest, GcReply,
+    GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest,
+    RemoveReply, RemoveRequest, Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest,
+    UsageReply, UsageRequest, ViewRequest, VolumeStatus, admin_server,
 };
 use super::{Context, convert, diff, status};
 use crate::snapshot::{self, LabelUpdate};
@@ -65,7 +65,8 @@ impl admin_server::Admin for Admin {
             let ns = convert::namespace(request.namespace)?;
             let (name, key) = (convert::key(request.name)?, convert::key(request.key)?);
             let parent = convert::parent(request.parent)?;
-            let info = context.snapshots.commit(&ns, &name, &key, request.labels, parent.as_ref())?;
+            let info =
+                context.snapshots.commit(&ns, &name, &key, request.labels, parent.as_ref())?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -76,7 +77,9 @@ impl admin_server::Admin for Admin {
     async fn remove(&self, request: Request<RemoveRequest>) -> Reply<RemoveReply> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let removed = blocking(move || {
-            context.snapshots.remove(&convert::namespace(request.namespace)?, &convert::key(request.key)?)?;
+            context
+                .snapshots
+                .remove(&convert::namespace(request.namespace)?, &convert::key(request.key)?)?;
             (context.settle)();
             Ok(RemoveReply {})
         });
@@ -149,7 +152,9 @@ impl admin_server::Admin for Admin {
     async fn diff(&self, request: Request<DiffRequest>) -> Reply<Self::DiffStream> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let encode = |changes| DiffReply { changes };
-        Ok(Response::new(stream(encode, move |batches, cancel| diff::diff(&context, request, batches, cancel))))
+        Ok(Response::new(stream(encode, move |batches, cancel| {
+            diff::diff(&context, request, batches, cancel)
+        })))
     }
 
     #[tracing::instrument(name = "gc", skip_all)]
@@ -216,7 +221,8 @@ fn capacity(capacity: crate::volume::Capacity) -> Capacity {
 
 fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {
     let count = |ns: crate::types::Namespace| {
-        let mut status = NamespaceStatus { name: ns.as_str().to_owned(), ..NamespaceStatus::default() };
+        let mut status =
+            NamespaceStatus { name: ns.as_str().to_owned(), ..NamespaceStatus::default() };
         context.snapshots.walk(&ns, &[], &mut |info| {
             match info.snapshot.kind {
                 Kind::Active => status.active += 1,

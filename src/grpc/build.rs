@@ -6,7 +6,8 @@ use std::path::PathBuf;
 const PROTOS: [&str; 3] = ["mount.proto", "snapshots.proto", "admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let manifest_dir =
+        std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
     let protos = PathBuf::from(manifest_dir).join("src/grpc/proto");
     println!("cargo::rerun-if-changed={}", protos.display());
     println!("cargo::rerun-if-changed=src/grpc/build.rs");

@@ -31,7 +31,10 @@ pub struct Answers<M> {
 impl<M> Stream for Answers<M> {
     type Item = Result<M, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Option<Self::Item>> {
         Pin::new(&mut self.from).poll_next(context)
     }
 }
@@ -45,7 +48,9 @@ where
     let span = Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(|| work().map_err(status::of))).await {
         Ok(result) => result,
-        Err(panicked) => Err(Status::internal(format!("the request failed inside the daemon: {panicked}"))),
+        Err(panicked) => {
+            Err(Status::internal(format!("the request failed inside the daemon: {panicked}")))
+        }
     }
 }
 
@@ -134,7 +139,11 @@ mod tests {
         let mut stream = stream(
             |items: Vec<u32>| items.len(),
             |batches, _| {
-                (0..250).try_for_each(|i| batches.push(i)).is_continue().then_some(()).expect("the reader is there");
+                (0..250)
+                    .try_for_each(|i| batches.push(i))
+                    .is_continue()
+                    .then_some(())
+                    .expect("the reader is there");
                 Err(Status::aborted("at the end"))
             },
         );

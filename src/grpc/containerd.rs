@@ -8,10 +8,11 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::containerd::services::snapshots::v1::{
-    CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, ListSnapshotsResponse, MountsRequest,
-    MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest, StatSnapshotRequest,
-    StatSnapshotResponse, UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest, UsageResponse,
-    ViewSnapshotRequest, ViewSnapshotResponse, snapshots_server,
+    CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, ListSnapshotsResponse,
+    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse,
+    RemoveSnapshotRequest, StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest,
+    UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+    snapshots_server,
 };
 use super::{Context, convert, status};
 use crate::snapshot::{self, LabelUpdate};
@@ -33,7 +34,10 @@ impl Snapshots {
 #[async_trait]
 impl snapshots_server::Snapshots for Snapshots {
     #[tracing::instrument(name = "prepare", skip_all, fields(key = request.get_ref().key))]
-    async fn prepare(&self, request: Request<PrepareSnapshotRequest>) -> Reply<PrepareSnapshotResponse> {
+    async fn prepare(
+        &self,
+        request: Request<PrepareSnapshotRequest>,
+    ) -> Reply<PrepareSnapshotResponse> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let mounts = blocking(move || {
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
@@ -99,20 +103,29 @@ impl snapshots_server::Snapshots for Snapshots {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let info = blocking(move || {
             let key = convert::key(request.key)?;
-            context.snapshots.stat(&context.containerd_namespace, &key).map(convert::containerd_info)
+            context
+                .snapshots
+                .stat(&context.containerd_namespace, &key)
+                .map(convert::containerd_info)
         });
         Ok(Response::new(StatSnapshotResponse { info: Some(info.await?) }))
     }
 
     #[tracing::instrument(name = "update", skip_all)]
-    async fn update(&self, request: Request<UpdateSnapshotRequest>) -> Reply<UpdateSnapshotResponse> {
+    async fn update(
+        &self,
+        request: Request<UpdateSnapshotRequest>,
+    ) -> Reply<UpdateSnapshotResponse> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let info = blocking(move || {
             let info = request.info.unwrap_or_default();
             let key = convert::key(info.name.clone())?;
             let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
             let update = label_update(info, &paths)?;
-            context.snapshots.update(&context.containerd_namespace, &key, update).map(convert::containerd_info)
+            context
+                .snapshots
+                .update(&context.containerd_namespace, &key, update)
+                .map(convert::containerd_info)
         });
         Ok(Response::new(UpdateSnapshotResponse { info: Some(info.await?) }))
     }
@@ -125,7 +138,10 @@ impl snapshots_server::Snapshots for Snapshots {
         let encode = |info| ListSnapshotsResponse { info };
         Ok(Response::new(stream(encode, move |batches, _| {
             let mut visit = |info| batches.push(convert::containerd_info(info));
-            context.snapshots.walk(&context.containerd_namespace, &filters, &mut visit).map_err(status::of)
+            context
+                .snapshots
+                .walk(&context.containerd_namespace, &filters, &mut visit)
+                .map_err(status::of)
         })))
     }
 
@@ -158,17 +174,18 @@ fn label_update(info: Info, paths: &[String]) -> snapshot::Result<LabelUpdate> {
             Some("") => replace = true,
             Some(rest) if rest.len() > 1 && rest.starts_with('.') => {
                 let label = &rest[1..];
-                merged.insert(label.to_owned(), info.labels.get(label).cloned().unwrap_or_default());
+                merged
+                    .insert(label.to_owned(), info.labels.get(label).cloned().unwrap_or_default());
             }
             Some(_) | None => {
-                let text = format!("cannot update {path:?}: only labels and labels.<key> can be changed");
+                let text =
+                    format!("cannot update {path:?}: only labels and labels.<key> can be changed");
                 return Err(snapshot::Error::InvalidArgument(text));
             }
         }
     }
     Ok(if replace { LabelUpdate::Replace(info.labels) } else { LabelUpdate::Merge(merged) })
 }
-
 
 /// containerd's counts are signed; ours are below 2^63 or a lie.
 fn signed(count: u64) -> i64 {
@@ -211,7 +228,10 @@ mod tests {
     fn every_other_mask_is_an_invalid_argument() {
         for path in ["name", "parent", "kind", "created_at", "labels.", "labelsx", ""] {
             let refused = update(&[], &[path]);
-            assert!(matches!(refused, Err(snapshot::Error::InvalidArgument(_))), "{path:?}: {refused:?}");
+            assert!(
+                matches!(refused, Err(snapshot::Error::InvalidArgument(_))),
+                "{path:?}: {refused:?}"
+            );
         }
     }
 }

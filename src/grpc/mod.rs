@@ -52,7 +52,10 @@ pub struct Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("mount", &self.mount).field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("mount", &self.mount)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,7 +63,9 @@ impl Context {
     /// The directory of a snapshot.
     fn directory_of(&self, namespace: &Namespace, kind: Kind, key: &SnapshotKey) -> String {
         let path = self.mount.join(names::path_of(&Namespace::default(), namespace, kind, key));
-        path.to_str().expect("config admits only a UTF-8 mount point, and keys are UTF-8").to_owned()
+        path.to_str()
+            .expect("config admits only a UTF-8 mount point, and keys are UTF-8")
+            .to_owned()
     }
 
     fn directory(&self, info: &Info) -> String {

@@ -22,7 +22,9 @@ pub enum SocketError {
     #[error("{0} exists and is not a socket")]
     NotASocket(PathBuf),
     /// The kernel would cut it off.
-    #[error("the socket path {path} is {len} bytes long, more than {MAX_PATH}: choose a shorter --socket")]
+    #[error(
+        "the socket path {path} is {len} bytes long, more than {MAX_PATH}: choose a shorter --socket"
+    )]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -67,7 +69,8 @@ impl Listener {
         let nest = Nest::make(path)?;
         let born = nest.0.join("s");
         let listener = UnixListener::bind(&born).map_err(failed("bind", &born))?;
-        fs::set_permissions(&born, Permissions::from_mode(0o600)).map_err(failed("restrict", &born))?;
+        fs::set_permissions(&born, Permissions::from_mode(0o600))
+            .map_err(failed("restrict", &born))?;
         let metadata = fs::symlink_metadata(&born).map_err(failed("look at", &born))?;
         fs::rename(&born, path).map_err(failed("put into place", path))?;
         let inode = (metadata.dev(), metadata.ino());
@@ -106,7 +109,9 @@ impl Nest {
             let path = beside.with_file_name(format!(".s{n}-{pid}"));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some((path, error)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    taken = Some((path, error))
+                }
                 Err(error) => return Err(failed("make the directory", &path)(error)),
             }
         }
@@ -129,7 +134,9 @@ fn refuse_live(path: &Path) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at", path)(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {

@@ -55,17 +55,23 @@ fn told(error: &snapshot::Error) -> Told {
         E::InvalidName(_) => expected(Code::InvalidArgument, None),
         E::InvalidArgument(_) => expected(Code::InvalidArgument, None),
         E::NotFound(_) => expected(Code::NotFound, Some("list what there is with `thinfs ls`")),
-        E::ParentNotFound(_) => {
-            expected(Code::NotFound, Some("list possible parents with `thinfs ls --kind committed`"))
-        }
-        E::AlreadyExists(_) => {
-            expected(Code::AlreadyExists, Some("choose another key, or remove that one with `thinfs rm`"))
-        }
+        E::ParentNotFound(_) => expected(
+            Code::NotFound,
+            Some("list possible parents with `thinfs ls --kind committed`"),
+        ),
+        E::AlreadyExists(_) => expected(
+            Code::AlreadyExists,
+            Some("choose another key, or remove that one with `thinfs rm`"),
+        ),
         E::ParentNotCommitted { .. } => {
             expected(Code::InvalidArgument, Some("commit the parent first with `thinfs commit`"))
         }
-        E::WrongKind { .. } => expected(Code::FailedPrecondition, Some("see its kind with `thinfs info`")),
-        E::HasChildren(_) => expected(Code::FailedPrecondition, Some("see its children with `thinfs tree`")),
+        E::WrongKind { .. } => {
+            expected(Code::FailedPrecondition, Some("see its kind with `thinfs info`"))
+        }
+        E::HasChildren(_) => {
+            expected(Code::FailedPrecondition, Some("see its children with `thinfs tree`"))
+        }
         E::FailedPrecondition(_) => expected(Code::FailedPrecondition, None),
         E::Stopping => expected(Code::Unavailable, Some("try again when the daemon has started")),
         E::Store(error) => told_store(error),
@@ -80,14 +86,18 @@ fn told_store(error: &meta::Error) -> Told {
         E::Write { .. } | E::Poisoned { .. } => {
             (Code::Unavailable, "look after the root's disk, then restart the daemon")
         }
-        E::IdsExhausted => (Code::ResourceExhausted, "start a new root: this one has used up its ids"),
+        E::IdsExhausted => {
+            (Code::ResourceExhausted, "start a new root: this one has used up its ids")
+        }
         E::InUse { .. }
         | E::NewerSchema { .. }
         | E::Open { .. }
         | E::Io { .. }
         | E::Migration { .. }
         | E::Read { .. }
-        | E::Corrupt { .. } => (Code::Internal, "look at the daemon's log, then run `thinfs check`"),
+        | E::Corrupt { .. } => {
+            (Code::Internal, "look at the daemon's log, then run `thinfs check`")
+        }
     };
     Told { code, level: Level::ERROR, remedy: Some(remedy) }
 }
@@ -98,7 +108,9 @@ fn told_volume(error: &volume::Error) -> Told {
         E::Busy(..) => Told {
             code: Code::FailedPrecondition,
             level: Level::INFO,
-            remedy: Some("end the programs that have files of the snapshot open (see `fuser -vm`), then try again"),
+            remedy: Some(
+                "end the programs that have files of the snapshot open (see `fuser -vm`), then try again",
+            ),
         },
         E::ReadOnly(_) => expected(Code::FailedPrecondition, None),
         E::Missing(_) => Told {
@@ -144,13 +156,17 @@ mod tests {
     use crate::types::{InvalidName, Kind, VolumeId};
 
     fn io_error() -> volume::Error {
-        volume::Error::Io { context: "mounting volume 7".into(), source: io::Error::other("no such thing") }
+        volume::Error::Io {
+            context: "mounting volume 7".into(),
+            source: io::Error::other("no such thing"),
+        }
     }
 
     #[test]
     fn each_error_has_the_code_that_containerd_expects() {
         use snapshot::Error as E;
-        let wrong_kind = E::WrongKind { key: "a".into(), kind: Kind::View, needs: "commit needs an active one" };
+        let wrong_kind =
+            E::WrongKind { key: "a".into(), kind: Kind::View, needs: "commit needs an active one" };
         let not_committed = E::ParentNotCommitted { parent: "a".into(), kind: Kind::Active };
         let table = [
             (E::InvalidName(InvalidName::EmptyKey), Code::InvalidArgument),
@@ -163,7 +179,10 @@ mod tests {
             (E::HasChildren("a".into()), Code::FailedPrecondition),
             (E::FailedPrecondition("a".into()), Code::FailedPrecondition),
             (E::Stopping, Code::Unavailable),
-            (E::Volume(volume::Error::Busy(VolumeId(7), "open files".into())), Code::FailedPrecondition),
+            (
+                E::Volume(volume::Error::Busy(VolumeId(7), "open files".into())),
+                Code::FailedPrecondition,
+            ),
             (E::Volume(volume::Error::ReadOnly(VolumeId(7))), Code::FailedPrecondition),
             (E::Volume(volume::Error::Missing(VolumeId(7))), Code::Unavailable),
             (E::Volume(volume::Error::NoSpace("the pool is full".into())), Code::ResourceExhausted),

@@ -65,6 +65,7 @@ fn what_the_rules_forbid_is_refused_with_the_fitting_errno() {
     assert_eq!(errno(fs::create_dir(at("new"))), libc::EPERM);
     assert_eq!(errno(fs::create_dir(at("active/%41"))), libc::EINVAL);
     assert_eq!(errno(fs::rename(at("active/k"), at("active/k2"))), libc::EPERM);
+    assert_eq!(errno(fs::rename(at("active/k"), at("committed/k"))), libc::EPERM);
     assert_eq!(errno(fs::rename(at("view/look"), at("committed/look2"))), libc::EPERM);
     assert_eq!(errno(fs::rename(at("committed/layer"), at("active/layer2"))), libc::EPERM);
     assert_eq!(errno(fs::rename(at("active/k"), at("committed/%41"))), libc::EINVAL);
