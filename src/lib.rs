@@ -40,16 +40,13 @@
 //!
 //! `fuse-tests/layers.rs` holds this table as a test.
 
-<<<<<<< HEAD
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod fs;
 pub mod fuse;
 pub mod grpc;
-=======
 pub mod layer;
->>>>>>> layer
 pub mod meta;
 pub mod snapshot;
 pub mod sys;
