@@ -44,7 +44,11 @@ pub(super) fn clean_up(root: &Path) {
         let _ = fs::remove_file(socket);
     }
     remove_cgroups(root);
-    invariants::clean_up(root);
+    // No device: those belong to the daemon, which may still serve.
+    for mount in invariants::mounts_below(root) {
+        let _ = rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH);
+    }
+    let _ = fs::remove_dir_all(root);
 }
 
 /// Removes the root's cgroups, which must be empty.
