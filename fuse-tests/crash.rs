@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use thinfs::grpc::proto::thinfs::admin::v1 as admin;
@@ -47,9 +47,10 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged_and_leaks_nothing() {
     let mut d = Daemon::start();
     let book = Book::default();
     let mut calls = 0;
+    let started = Instant::now();
     for kill in 0..kills() {
         calls += run_until_killed(&mut d, &book, &mut random);
-        d.restart();
+        eprintln!("kill {kill} at {:?}", started.elapsed());
         let mut client = Client::connect(&d.socket());
         settle(&d, &mut client, &book, kill);
         prune(&mut client, &book);
@@ -77,16 +78,16 @@ fn volumes_on_disk(d: &Daemon) -> usize {
     fs::read_dir(d.root().join("native/volumes")).unwrap().count()
 }
 
-/// Lets the workers get a random number of calls acknowledged and a random moment more, kills the daemon under them, and
-/// answers how many calls were acknowledged.
+/// Lets the workers get a random number of calls acknowledged and a random moment more, kills the daemon under them, starts
+/// the next one (a worker may hang in the dead one's mount until then), and answers how many calls were acknowledged.
 fn run_until_killed(d: &mut Daemon, book: &Book, random: &mut fastrand::Rng) -> usize {
     let (enough, then) = (random.usize(0..12), Duration::from_micros(random.u64(0..4_000)));
-    let calls = AtomicUsize::new(0);
+    let (calls, killed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (socket, mount) = (d.socket(), d.mount());
     std::thread::scope(|scope| {
         for n in 0..3 {
             let random = fastrand::Rng::with_seed(random.u64(..));
-            let worker = Worker { name: format!("w{n}"), random, book, mount: mount.clone(), calls: &calls };
+            let worker = Worker { name: format!("w{n}"), random, book, mount: mount.clone(), killed: &killed, calls: &calls };
             let client = Client::connect(&socket);
             scope.spawn(move || worker.run(client));
         }
@@ -95,7 +96,9 @@ fn run_until_killed(d: &mut Daemon, book: &Book, random: &mut fastrand::Rng) -> 
             std::thread::sleep(Duration::from_micros(200));
         }
         std::thread::sleep(then);
+        killed.store(true, Relaxed);
         d.kill();
+        d.restart();
     });
     calls.into_inner()
 }
@@ -105,13 +108,15 @@ struct Worker<'a> {
     random: fastrand::Rng,
     book: &'a Book,
     mount: PathBuf,
+    /// No call begins any more: the client would find its way to the next daemon.
+    killed: &'a AtomicBool,
     calls: &'a AtomicUsize,
 }
 
 impl Worker<'_> {
     /// Works until a call fails because the daemon is gone.
     fn run(mut self, mut client: Client) {
-        while self.step(&mut client).is_some() {}
+        while !self.killed.load(Relaxed) && self.step(&mut client).is_some() {}
     }
 
     fn step(&mut self, client: &mut Client) -> Option<()> {

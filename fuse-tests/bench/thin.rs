@@ -11,13 +11,15 @@ use thinfs::snapshot::Snapshots;
 use thinfs::thin::dm::Dm;
 use thinfs::types::{Backing, Labels, Namespace, SnapshotKey};
 use thinfs::volume::Volumes;
-use thinfs::volume::thin::{PoolSource, ThinBackend, ThinConfig};
+use thinfs::volume::thin::{PoolLedger, PoolSource, ThinBackend, ThinConfig};
 
 use super::report::{machine, percentile};
 
 /// Thin ids of the raw messages: far above those that the backend reserves in a run.
 const RAW_IDS: u32 = 0x00f0_0000;
 const SAMPLES: usize = 200;
+/// Each of these many samples, one is a process: they cost a hundred times as much.
+const PROCESS_EACH: u32 = 40;
 
 struct Bench {
     store: Arc<Store>,
@@ -32,7 +34,8 @@ struct Bench {
 /// Runs everything; needs the guest's disks.
 pub fn run() {
     assert!(std::path::Path::new("/dev/mapper/control").exists(), "needs device-mapper: run through scripts/bench thin");
-    let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in("/mnt/scratch").unwrap();
+    let scratch = std::env::var("THINFS_TEST_DIR").unwrap_or_else(|_| "/mnt/scratch".to_owned());
+    let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(scratch).unwrap();
     let mut bench = Bench::start(root.path());
     println!("{}", machine());
     println!("microseconds, p50 / p99 of {SAMPLES}; ratio of the medians to the raw create_snap message of the same rows");
@@ -98,19 +101,25 @@ impl Bench {
         }
     }
 
-    /// Raw message, prepare, and now and then dmsetup, in turn on one origin.
+    /// Raw message, the batch alone, prepare, and now and then dmsetup, in turn on one origin.
     fn compare(&mut self, title: &str, origin: &SnapshotKey) {
         let origin_id = self.thin_id(origin);
-        let (mut raw, mut prepare, mut dmsetup) = (Vec::new(), Vec::new(), Vec::new());
+        let ledger = StoreLedger::new(self.store.clone());
+        let record = ledger.load().unwrap().unwrap();
+        let (mut raw, mut batch, mut prepare, mut dmsetup) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for n in 0..SAMPLES as u32 {
             let id = RAW_IDS + n;
             let message = format!("create_snap {id} {origin_id}");
-            if n % 20 == 19 {
+            if n % PROCESS_EACH == PROCESS_EACH - 1 {
                 dmsetup.push(timed(|| assert!(Command::new("dmsetup").args(["message", &self.pool, "0", &message]).status().unwrap().success())));
             } else {
                 raw.push(timed(|| self.dm.message(&self.pool, &message).unwrap()));
             }
             prepare.push(timed(|| drop(self.prepare(Some(origin)))));
+            // The record as it stands: the range of ids in use outlasts a run of samples.
+            if ledger.load().unwrap().as_ref() == Some(&record) {
+                batch.push(timed(|| ledger.save(&record).unwrap()));
+            }
         }
         for n in 0..SAMPLES as u32 {
             self.dm.message(&self.pool, &format!("delete {}", RAW_IDS + n)).unwrap();
@@ -118,6 +127,7 @@ impl Bench {
         println!("{title}");
         let floor = percentile(&mut raw, 50);
         print("  raw create_snap message", &mut raw, floor);
+        print("  one synced batch of the store", &mut batch, floor);
         print("  prepare on a parent (durable)", &mut prepare, floor);
         print("  dmsetup message, as a process", &mut dmsetup, floor);
     }

@@ -24,6 +24,8 @@ pub struct Daemon {
     root: PathBuf,
     options: Options,
     child: Option<Child>,
+    /// Killed, but stuck in the kernel: the next daemon must help it to its end.
+    dying: Option<Child>,
     /// Set by tests that end the daemon in their own way.
     finished: bool,
 }
@@ -41,7 +43,7 @@ impl Daemon {
         require_mounts();
         let root = tempfile::Builder::new().prefix("thinfs-").tempdir_in(work_dir()).expect("make a root").keep();
         std::fs::create_dir_all(root.join("mnt")).expect("make the mount point");
-        let mut daemon = Daemon { root, options, child: None, finished: false };
+        let mut daemon = Daemon { root, options, child: None, dying: None, finished: false };
         daemon.restart();
         daemon
     }
@@ -51,6 +53,10 @@ impl Daemon {
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the daemon still runs");
         self.child = Some(self.spawn());
+        // Until then its socket would be taken for the new one's.
+        if let Some(mut killed) = self.dying.take() {
+            assert!(gone_within(&mut killed, Duration::from_secs(20)), "the killed daemon is still there\n{}", self.log());
+        }
         let deadline = Instant::now() + Duration::from_secs(120);
         while UnixStream::connect(self.socket()).is_err() {
             let child = self.child.as_mut().expect("just set");
@@ -148,11 +154,14 @@ impl Daemon {
         line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("VmRSS is a number") * 1024
     }
 
-    /// kill -9, and waits until the process is gone.
+    /// kill -9. Some are not gone when this returns: a thread may be stuck in the kernel until the next daemon
+    /// aborts the mount.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the daemon runs");
         child.kill().expect("kill the daemon");
-        child.wait().expect("wait for the daemon");
+        if !gone_within(&mut child, Duration::from_secs(2)) {
+            self.dying = Some(child);
+        }
     }
 
     /// SIGTERM; answers the exit code.
@@ -198,5 +207,21 @@ impl Drop for Daemon {
             self.kill();
         }
         invariants::clean_up(&self.root);
+        if let Some(mut killed) = self.dying.take() {
+            gone_within(&mut killed, Duration::from_secs(10));
+        }
+    }
+}
+
+fn gone_within(child: &mut Child, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if child.try_wait().expect("wait for the daemon").is_some() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::mount::UnmountFlags;
+
 use super::proc::run;
 
 /// Panics when a stopped daemon left something outside its root's records.
@@ -20,7 +22,7 @@ pub fn nothing_left(root: &Path) {
 /// Takes down whatever a killed daemon of this root left; used when a test failed.
 pub fn clean_up(root: &Path) {
     for mount in mounts_below(root) {
-        let _ = rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(&mount, UnmountFlags::FORCE | UnmountFlags::DETACH);
     }
     for device in dm_devices(root) {
         let _ = run("dmsetup", ["remove", "--force", "--noudevsync", &device]);

@@ -43,7 +43,7 @@ pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<
             Ok(Arc::new(native.map_err(|source| Error::Backend { name: "native", source })?))
         }
         Kind::Thin => {
-            let ledger = Arc::new(StoreLedger(Arc::clone(store)));
+            let ledger = Arc::new(StoreLedger::new(Arc::clone(store)));
             let thin = ThinBackend::start(thin_config(config, root)?, ledger);
             Ok(Arc::new(thin.map_err(|source| Error::Backend { name: "thin", source })?))
         }

@@ -8,7 +8,14 @@ use crate::volume::thin::{LedgerError, PoolLedger};
 
 /// A [`PoolLedger`] over the store.
 #[derive(Debug)]
-pub(super) struct StoreLedger(pub(super) Arc<Store>);
+pub struct StoreLedger(Arc<Store>);
+
+impl StoreLedger {
+    /// Keeps the pool's record in `store`.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self(store)
+    }
+}
 
 impl PoolLedger for StoreLedger {
     fn load(&self) -> Result<Option<Pool>, LedgerError> {
@@ -30,11 +37,11 @@ mod tests {
     fn the_record_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let pool = Pool { transaction_id: 7, reserved_end: 1024, ..Pool::default() };
-        let ledger = StoreLedger(Arc::new(Store::open(dir.path()).unwrap()));
+        let ledger = StoreLedger::new(Arc::new(Store::open(dir.path()).unwrap()));
         assert_eq!(ledger.load().unwrap(), None);
         ledger.save(&pool).unwrap();
         drop(ledger);
-        let ledger = StoreLedger(Arc::new(Store::open(dir.path()).unwrap()));
+        let ledger = StoreLedger::new(Arc::new(Store::open(dir.path()).unwrap()));
         assert_eq!(ledger.load().unwrap(), Some(pool));
     }
 }

@@ -12,6 +12,7 @@
 //! is the one well-trodden way back to a known state.
 
 mod backend;
+mod dying;
 mod error;
 mod ledger;
 mod limits;
@@ -20,6 +21,7 @@ mod root;
 mod stop;
 
 pub use error::Error;
+pub use ledger::StoreLedger;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -81,7 +83,7 @@ impl Daemon {
     }
 
     fn with_root(&self) -> Result<()> {
-        let root = Root::lock(&self.config.root)?;
+        let root = dying::lock_root(&self.config.root, &self.config.mount)?;
         mount::clear_stale(&self.config.mount)?;
         limits::check_mount_point(&self.config.mount)?;
         let store = Store::open(&root.private("meta")?).map_err(Error::Store)?;

@@ -49,9 +49,9 @@ pub(super) struct Mount {
 impl Mount {
     pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>) -> Result<Self> {
         let fs = Fs::new(Arc::clone(snapshots), Config::default());
-        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path))
-            .map_err(failed("mount", path))?;
-        let abort = Abort::open(path).map_err(|error| {
+        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path)).map_err(failed("mount", path))?;
+        let connection = rustix::fs::stat(path).map(|stat| rustix::fs::minor(stat.st_dev));
+        let abort = connection.and_then(Abort::open).map_err(|error| {
             tracing::warn!(%error, "open files and bind mounts may hold up the stop: no control over the connection");
         });
         Ok(Self { path: path.to_owned(), fs, session, abort: abort.ok() })
@@ -126,12 +126,11 @@ impl Mount {
 /// ours: the kernel gives the number of one that has ended to the next mount, but what was opened
 /// stays with the connection that it was opened for.
 #[derive(Debug)]
-struct Abort(OwnedFd);
+pub(super) struct Abort(OwnedFd);
 
 impl Abort {
     /// By way of a fusectl filesystem that is mounted nowhere.
-    fn open(mount: &Path) -> rustix::io::Result<Self> {
-        let connection = rustix::fs::minor(rustix::fs::stat(mount)?.st_dev);
+    pub(super) fn open(connection: u32) -> rustix::io::Result<Self> {
         let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_create(&context)?;
         let root = rustix::mount::fsmount(
@@ -143,7 +142,7 @@ impl Abort {
         rustix::fs::openat(&root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }
 
-    fn abort(&self) -> rustix::io::Result<()> {
+    pub(super) fn abort(&self) -> rustix::io::Result<()> {
         rustix::io::write(&self.0, b"1").map(drop)
     }
 }

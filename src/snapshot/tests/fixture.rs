@@ -92,6 +92,16 @@ impl Fixture {
     }
 }
 
+impl Drop for Fixture {
+    /// Takes down what a backend has outside of the directory: devices, attached files.
+    fn drop(&mut self) {
+        if let Some(snapshots) = self.snapshots.take() {
+            let _ = snapshots.close();
+            let _ = snapshots.volumes().stop();
+        }
+    }
+}
+
 pub(crate) fn native_backend(trees: &std::path::Path) -> Arc<dyn Backend> {
     Arc::new(NativeBackend::start(NativeConfig { dir: trees.to_owned() }).unwrap())
 }

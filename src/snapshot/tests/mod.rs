@@ -12,6 +12,7 @@ mod native;
 mod parallel;
 mod reaping;
 mod scale;
+mod thin;
 mod watching;
 
 use std::time::{Duration, Instant};

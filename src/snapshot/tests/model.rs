@@ -14,7 +14,7 @@ use crate::types::{Kind, Labels, SnapshotId};
 type Name = u8;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Prepare { key: Name, parent: Option<Name> },
     View { key: Name, parent: Option<Name> },
     Commit { name: Name, key: Name, rebase: Option<Name> },
@@ -27,7 +27,7 @@ enum Op {
     Crash,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     let name = || 0..6u8;
     prop_oneof![
         6 => (name(), option::of(name())).prop_map(|(key, parent)| Op::Prepare { key, parent }),
@@ -257,18 +257,22 @@ fn compare(fixture: &Fixture, reference: &Reference, with_files: bool) {
     }
 }
 
+/// Runs the operations on both, and compares after each.
+pub(super) fn run(mut fixture: Fixture, ops: &[Op]) {
+    let mut reference = Reference::default();
+    for op in ops {
+        step(&mut fixture, &mut reference, op);
+        compare(&fixture, &reference, false);
+    }
+    compare(&fixture, &reference, true);
+    fixture.assert_sound();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, max_shrink_iters: 200, ..Default::default() })]
 
     #[test]
     fn the_rules_answer_as_the_reference_does_and_keep_every_file(ops in vec(op(), 1..50)) {
-        let mut fixture = Fixture::native();
-        let mut reference = Reference::default();
-        for op in &ops {
-            step(&mut fixture, &mut reference, op);
-            compare(&fixture, &reference, false);
-        }
-        compare(&fixture, &reference, true);
-        fixture.assert_sound();
+        run(Fixture::native(), &ops);
     }
 }

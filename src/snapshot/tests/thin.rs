@@ -1,0 +1,48 @@
+//! The conformance cases and the model on a real thin-pool: inside the guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::fixture::Fixture;
+use super::{conformance, model};
+use crate::daemon::StoreLedger;
+use crate::volume::thin::{PoolSource, ThinBackend, ThinConfig, available};
+
+const MIB: u64 = 1 << 20;
+
+/// A root on the guest's scratch disk, with the store that the daemon would use.
+fn fixture() -> Fixture {
+    if let Err(why) = available() {
+        panic!("needs device-mapper: run through scripts/guest ({why})");
+    }
+    let dir = tempfile::tempdir_in("/mnt/scratch")
+        .expect("needs the guest's scratch disk: run through scripts/guest");
+    let root = dir.path().to_owned();
+    let config = ThinConfig {
+        source: PoolSource::Auto { dir: root.join("thin"), size: Some(1024 * MIB) },
+        patience: Duration::from_secs(2),
+        volume_size: 256 * MIB,
+        ..ThinConfig::new(root)
+    };
+    Fixture::new(dir, move |store| {
+        let ledger = Arc::new(StoreLedger::new(store.clone()));
+        Arc::new(ThinBackend::start(config.clone(), ledger).unwrap())
+    })
+}
+
+#[test]
+fn in_guest_the_thin_backend_conforms() {
+    conformance::run(fixture);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3, failure_persistence: None, max_shrink_iters: 20, ..Default::default() })]
+
+    #[test]
+    fn in_guest_the_rules_on_thin_answer_as_the_reference_does(ops in vec(model::op(), 10..40)) {
+        model::run(fixture(), &ops);
+    }
+}
