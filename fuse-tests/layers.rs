@@ -13,6 +13,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("snapshot", &["types", "meta", "volume"]),
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
+    ("layer", &["types", "sys", "tree"]),
     ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
     ("config", &["types"]),
     ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),

@@ -7,11 +7,15 @@
 mod harness;
 
 mod cli;
+mod conformance;
+mod containers;
 mod crash;
 mod fidelity;
 mod layers;
 mod lifecycle;
 mod model;
 mod readme;
+mod restart;
 mod scale;
 mod snapshots;
+mod systemd;

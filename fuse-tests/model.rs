@@ -261,7 +261,8 @@ impl Run<'_> {
 #[test]
 fn random_operations_agree_with_the_reference() {
     let daemon = Mutex::new((Daemon::start(), 0));
-    let cases = if is_thin() { 4 } else { 64 };
+    let default = if is_thin() { 4 } else { 32 };
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut guard = daemon.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,14 +3,16 @@
 # The package lists are Debian 12's names; only scripts read them.
 # shellcheck disable=SC2034 # used by the scripts that source this file
 
-# To compile: RocksDB's C++ library, and libclang for the bindings to the kernel's headers.
-BUILD_PACKAGES=(gcc g++ libc6-dev pkg-config clang libclang-dev librocksdb-dev)
+# To compile: RocksDB's C++ library, libdevmapper's headers, and libclang for the bindings to both.
+BUILD_PACKAGES=(gcc g++ libc6-dev pkg-config clang libclang-dev librocksdb-dev libdevmapper-dev)
 # To run the daemon and look at what it does.
 RUN_PACKAGES=(fuse3 e2fsprogs dmsetup thin-provisioning-tools librocksdb7.8)
-# To run the tests: the guest, tools that compare trees, containerd's own snapshotter suite.
+# To run the tests: the guest, tools that compare trees, containerd's own snapshotter suite, containers.
 GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux)
 TEST_PACKAGES=("${RUN_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
-    acl attr rsync git golang-go golang-github-containerd-containerd-dev)
+    acl attr rsync git golang-go golang-github-containerd-containerd-dev
+    containerd runc systemd
+    python3 libarchive-tools zstd xfsprogs libcap2-bin cpio)
 
 # Everything the scripts say goes to stderr: stdout belongs to the command they run.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -35,6 +35,7 @@
 //! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
 //! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
 //! | [`grpc`] | containerd's service and the admin service | devices, the store |
+//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
 //! | [`daemon`] | ordered start, recovery, stop | |
 //! | [`cli`], [`config`] | commands, settings | |
 //!

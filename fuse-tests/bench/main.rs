@@ -2,10 +2,18 @@
 //!
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
 //! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
-//! `create_snap` message and against `dmsetup` run as a process.
+//! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
+//! against containerd's own snapshotters, on either.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod containerd;
 mod fuse;
+#[allow(dead_code, reason = "shared with the tests, which use more of it")]
+#[path = "../harness/golang.rs"]
+mod golang;
+#[allow(dead_code, reason = "shared with the tests, which use more of it")]
+#[path = "../harness/proc.rs"]
+mod proc;
 mod report;
 mod thin;
 
@@ -15,8 +23,9 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("fuse") => fuse::run(),
         Some("thin") => thin::run(),
+        Some("containerd") => containerd::run(),
         _ => {
-            eprintln!("usage: bench fuse | bench thin   (through scripts/bench)");
+            eprintln!("usage: bench fuse | thin | containerd   (through scripts/bench)");
             std::process::exit(2);
         }
     }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,7 @@ type daemon struct {
 	root, mount, socket string
 	cmd                 *exec.Cmd
 	log                 *os.File
+	ended               chan error
 }
 
 func startDaemon(dir string) (*daemon, error) {
@@ -65,9 +67,13 @@ func startDaemon(dir string) (*daemon, error) {
 	}
 	d.cmd = exec.Command(bin, args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
+	// No daemon outlives a suite that is killed or times out.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
+	d.ended = make(chan error, 1)
+	go func() { d.ended <- d.cmd.Wait() }()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
 		c, err := net.Dial("unix", d.socket)
@@ -77,10 +83,14 @@ func startDaemon(dir string) (*daemon, error) {
 		}
 		if time.Now().After(deadline) {
 			d.cmd.Process.Kill()
-			d.cmd.Wait()
+			<-d.ended
 			return nil, fmt.Errorf("the daemon's socket did not appear: %w\n%s", err, d.tail())
 		}
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case err := <-d.ended:
+			return nil, fmt.Errorf("thinfs serve ended at once: %v\n%s", err, d.tail())
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
@@ -98,7 +108,7 @@ func (d *daemon) stop() error {
 		return err
 	}
 	timer := time.AfterFunc(60*time.Second, func() { d.cmd.Process.Kill() })
-	err := d.cmd.Wait()
+	err := <-d.ended
 	timer.Stop()
 	d.log.Close()
 	if err != nil {
@@ -182,13 +192,20 @@ func (s spaced) Remove(ctx context.Context, key string) error {
 	return s.Snapshotter.Remove(ctx, s.in(key))
 }
 
+// exactKey is a comparison of a key with a plain word: the only form in which the suite's filters name keys.
+var exactKey = regexp.MustCompile(`(^|,)(name|parent)==([^",]+)`)
+
 func (s spaced) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	here := make([]string, 0, len(filters))
+	for _, filter := range filters {
+		here = append(here, exactKey.ReplaceAllString(filter, `$1$2=="`+s.prefix+`$3"`))
+	}
 	return s.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
 		if !strings.HasPrefix(info.Name, s.prefix) {
 			return nil
 		}
 		return fn(ctx, s.out(info))
-	}, filters...)
+	}, here...)
 }
 
 // forCases makes the factory that the suite calls once a case.

@@ -38,7 +38,8 @@ pub fn clean_up(root: &Path) {
     let _ = std::fs::remove_dir_all(root);
 }
 
-fn mounts_below(root: &Path) -> Vec<PathBuf> {
+/// Mount points below a directory.
+pub fn mounts_below(root: &Path) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     points.filter(|point| point.starts_with(root)).collect()

@@ -5,14 +5,16 @@
 //! temporary directory). `scripts/test` runs the same binary on the host (native) and in the guest (thin).
 
 mod client;
+pub mod containerd;
 mod daemon;
-mod invariants;
+pub mod golang;
+pub mod invariants;
 pub mod proc;
 pub mod tree;
 
 pub use client::{Answer, Client};
 pub use daemon::{Daemon, Options};
-pub use proc::{run, sh};
+pub use proc::{kill, run, run_command, sh};
 
 use std::path::PathBuf;
 

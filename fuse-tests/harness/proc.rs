@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a finished command said.
 #[derive(Debug)]
@@ -31,17 +31,23 @@ pub fn sh(script: &str) -> Output {
 #[track_caller]
 pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(program.as_ref());
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap_or_else(|e| panic!("start {:?}: {e}", program.as_ref()));
+    command.args(args);
+    run_command(command, Duration::from_secs(300))
+}
+
+/// Runs a command for at most `limit`, then kills it and panics.
+#[track_caller]
+pub fn run_command(mut command: Command, limit: Duration) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap_or_else(|e| panic!("start {:?}: {e}", command.get_program()));
     let pid = child.id();
     let (send, receive) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {
         let _ = send.send(child.wait_with_output());
     });
-    let started = Instant::now();
-    let Ok(output) = receive.recv_timeout(Duration::from_secs(300)) else {
+    let Ok(output) = receive.recv_timeout(limit) else {
         kill(pid);
-        panic!("{:?} did not end within {:?}", program.as_ref(), started.elapsed());
+        panic!("{command:?} did not end within {limit:?}");
     };
     waiter.join().expect("the waiting thread does not panic");
     let output = output.expect("a spawned child can be waited for");

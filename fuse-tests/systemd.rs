@@ -1,0 +1,51 @@
+//! What the unit file (scripts/thinfs.service) relies on.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::harness::{Daemon, run};
+
+const UNIT: &str = include_str!("../scripts/thinfs.service");
+
+#[test]
+fn systemd_accepts_the_unit_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("thinfs.service");
+    // systemd-analyze looks whether the program is there.
+    fs::write(&file, UNIT.replace("/usr/local/bin/thinfs", env!("CARGO_BIN_EXE_thinfs"))).unwrap();
+    let verified = run("systemd-analyze", ["verify", "--man=no", file.to_str().unwrap()]);
+    assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""), "{}", verified.stdout);
+}
+
+/// `Type=notify`: containerd is started after READY=1, and its first call must find us.
+#[test]
+fn systemd_is_told_when_the_daemon_serves_and_when_it_stops() {
+    let mut d = Daemon::start();
+    assert_eq!(d.stop(), Some(0));
+    let path = d.root().with_extension("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let receive = || {
+        let mut buffer = [0u8; 256];
+        let len = notify.recv(&mut buffer).expect("a message to systemd");
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    let mut child = d.serve_command().env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let told = receive();
+    let served = UnixStream::connect(d.socket()).map(drop);
+    let listed = fs::read_dir(d.mount()).map(Iterator::count);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let stopping = receive();
+    let status = child.wait().unwrap();
+    fs::remove_file(&path).unwrap();
+
+    assert!(told.contains("READY=1"), "{told}");
+    assert!(served.is_ok(), "the socket answers by then: {served:?}");
+    assert!(listed.is_ok_and(|entries| entries >= 3), "the snapshots are mounted by then");
+    assert!(stopping.contains("STOPPING=1"), "{stopping}");
+    assert!(status.success(), "{status}");
+    d.finish();
+}
