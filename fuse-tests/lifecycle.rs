@@ -52,6 +52,19 @@ fn two_daemons_cannot_share_a_root() {
     d.finish();
 }
 
+/// containerd keeps its connection open for ever; a stop used to wait ten seconds for it to ask something.
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_asks_nothing() {
+    let mut d = Daemon::start();
+    let silent = UnixStream::connect(d.socket()).unwrap();
+    let mut idle = crate::harness::Client::connect(&d.socket());
+    idle.list();
+    assert_eq!(d.stop(), Some(0));
+    assert!(!d.log().contains("requests still running"), "{}", d.log());
+    drop((silent, idle));
+    d.finish();
+}
+
 #[test]
 fn a_stop_with_a_shell_inside_a_snapshot_still_ends() {
     let mut d = Daemon::start();

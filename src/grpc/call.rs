@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task;
 
 use tokio::sync::mpsc;
@@ -21,11 +21,37 @@ pub(super) const BATCH: usize = 100;
 /// Batches made ahead of the reader.
 const AHEAD: usize = 4;
 
+/// Requests that wait for their answer, and streams that are being read.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many requests have not been answered yet. Connections that ask nothing don't count.
+pub(super) fn running() -> usize {
+    RUNNING.load(Ordering::Acquire)
+}
+
+/// Counts as a running request while it lives.
+#[derive(Debug)]
+struct Running(());
+
+impl Running {
+    fn start() -> Self {
+        RUNNING.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A stream of answers; its work is cancelled when it is dropped.
 #[derive(Debug)]
 pub struct Answers<M> {
     from: ReceiverStream<Result<M, Status>>,
     _cancel: CancelOnDrop,
+    _running: Running,
 }
 
 impl<M> Stream for Answers<M> {
@@ -45,7 +71,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> snapshot::Result<T> + Send + 'static,
 {
-    let span = Span::current();
+    let (span, _running) = (Span::current(), Running::start());
     match tokio::task::spawn_blocking(move || span.in_scope(|| work().map_err(status::of))).await {
         Ok(result) => result,
         Err(panicked) => {
@@ -125,7 +151,7 @@ where
             let _ = batches.to.blocking_send(Err(status));
         }
     });
-    Answers { from: ReceiverStream::new(from), _cancel: cancel }
+    Answers { from: ReceiverStream::new(from), _cancel: cancel, _running: Running::start() }
 }
 
 #[cfg(test)]

@@ -2,17 +2,19 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use super::proto::thinfs::admin::v1::admin_server::AdminServer;
-use super::{Context, Listener, SocketError, admin, containerd};
+use super::{Context, Listener, SocketError, admin, call, containerd};
 
 /// How long running requests may take to end after the stop.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last answers may take to reach their callers.
+const FLUSHING: Duration = Duration::from_millis(100);
 
 /// What went wrong while serving.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +28,8 @@ pub enum ServeError {
 }
 
 /// Serves until `stop` is ready and the requests of that moment have been answered, or
-/// [`PATIENCE`] has passed. The socket's file is gone when this returns.
+/// [`PATIENCE`] has passed. Connections that ask nothing are not waited for: containerd keeps one
+/// open for ever. The socket's file is gone when this returns.
 pub async fn serve(
     listener: Listener,
     context: Arc<Context>,
@@ -38,10 +41,16 @@ pub async fn serve(
         stop.await;
         stopping.send_replace(true);
     };
-    let too_late = async move {
+    let answered = async move {
         // An error means that the sender is gone: the server has ended.
         let _ = stopped.wait_for(|stopped| *stopped).await;
-        tokio::time::sleep(PATIENCE).await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            tokio::time::sleep(FLUSHING).await;
+            if call::running() == 0 || Instant::now() > deadline {
+                return call::running();
+            }
+        }
     };
     let serving = Server::builder()
         .add_service(SnapshotsServer::new(containerd::Snapshots::new(Arc::clone(&context))))
@@ -49,7 +58,9 @@ pub async fn serve(
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     tokio::select! {
         served = serving => served?,
-        () = too_late => tracing::warn!("requests still running after {PATIENCE:?} are dropped"),
+        running = answered => if running > 0 {
+            tracing::warn!(running, "requests still running after {PATIENCE:?} are dropped");
+        },
     }
     Ok(())
 }
