@@ -1,4 +1,4 @@
-//! Reading single blocks of a device past the page cache, which does not see what the kernel's own
+//! Reading and writing single blocks of a device past the page cache, which does not see what the kernel's own
 //! writers (dm-bufio, a filesystem) put on the device. No unsafe code.
 
 use std::fs::File;
@@ -33,6 +33,16 @@ impl Block {
     pub fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|i| self.0[at + i]))
     }
+
+    /// Puts a little-endian number at a byte offset.
+    pub fn set_u32(&mut self, at: usize, value: u32) {
+        self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Puts a little-endian number at a byte offset.
+    pub fn set_u64(&mut self, at: usize, value: u64) {
+        self.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
 }
 
 /// Opens a block device, or a file on a filesystem that can do direct I/O, for reading.
@@ -46,4 +56,12 @@ pub fn read(file: &File, number: u64) -> io::Result<Box<Block>> {
     let offset = number.checked_mul(BLOCK_SIZE as u64).ok_or(io::ErrorKind::InvalidInput)?;
     file.read_exact_at(&mut block.0, offset)?;
     Ok(block)
+}
+
+/// Writes block `number` past the page cache; durable when it returns.
+pub fn write(path: &Path, number: u64, block: &Block) -> io::Result<()> {
+    let file = File::options().write(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let offset = number.checked_mul(BLOCK_SIZE as u64).ok_or(io::ErrorKind::InvalidInput)?;
+    file.write_all_at(&block.0, offset)?;
+    file.sync_all()
 }

@@ -22,6 +22,12 @@ impl Checksum {
             Checksum::Node => 121_107,
         }
     }
+
+    /// What belongs into a block's first four bytes. The kernel's crc32c leaves out the final
+    /// inversion of the usual one.
+    pub(super) fn of(self, block: &Block) -> u32 {
+        !crc32c::crc32c(&block.bytes()[4..]) ^ self.salt()
+    }
 }
 
 /// A device with a pool's metadata, opened for reading.
@@ -54,9 +60,7 @@ impl MetadataDevice {
     /// nodes alike begin with checksum, flags, own number.
     pub(super) fn read(&self, number: u64, checksum: Checksum) -> Result<Box<Block>> {
         let block = self.read_raw(number)?;
-        // The kernel's crc32c leaves out the final inversion of the usual one.
-        let sum = !crc32c::crc32c(&block.bytes()[4..]) ^ checksum.salt();
-        if block.u32(0) != sum {
+        if block.u32(0) != checksum.of(&block) {
             return Err(damaged(number, "has a wrong checksum"));
         }
         if block.u64(8) != number {

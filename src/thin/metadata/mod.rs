@@ -12,6 +12,7 @@
 mod block;
 mod btree;
 mod diff;
+mod mend;
 
 use std::io;
 use std::path::Path;
@@ -19,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use block::Checksum;
 pub use block::MetadataDevice;
+pub use mend::forget_unwritten_snapshot;
 
 use super::ThinId;
 use crate::sys::direct;

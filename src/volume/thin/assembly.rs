@@ -138,6 +138,9 @@ impl Assembly {
                     self.dm.remove(&name).map_err(|e| dm_error(context(), e))?;
                 }
                 check_first_block(&metadata.path, known)?;
+                if known {
+                    mend(&name, &metadata.path)?;
+                }
                 let table = pool_table(config, metadata, data)?.table();
                 self.pool = Some(name.clone());
                 self.dm.activate(&name, &table, false).map_err(|e| dm_error(context(), e))?;
@@ -235,6 +238,16 @@ fn check_first_block(path: &Path, known: bool) -> Result<()> {
         FirstBlock::Other => refused(Refusal::NotBlank(path.to_owned())),
         FirstBlock::Blank | FirstBlock::Superblock => Ok(()),
     }
+}
+
+/// What a power cut can leave in the metadata that the kernel itself cannot get out of.
+fn mend(pool: &str, path: &Path) -> Result<()> {
+    let mended = metadata::forget_unwritten_snapshot(path);
+    let mended = mended.map_err(|e| backend("looking at the metadata device", e))?;
+    if let Some(block) = mended {
+        tracing::warn!(pool, block, "forgot a metadata snapshot that a power cut left unwritten");
+    }
+    Ok(())
 }
 
 fn pool_table(config: &ThinConfig, metadata: &Part, data: &Part) -> Result<PoolTable> {
