@@ -8,7 +8,7 @@ BUILD_PACKAGES=(gcc g++ libc6-dev pkg-config clang libclang-dev librocksdb-dev l
 # To run the daemon and look at what it does.
 RUN_PACKAGES=(fuse3 e2fsprogs dmsetup thin-provisioning-tools librocksdb7.8)
 # To run the tests: the guest, tools that compare trees, containerd's own snapshotter suite, containers.
-GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux)
+GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux patchelf)
 TEST_PACKAGES=("${RUN_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
     acl attr rsync git golang-go golang-github-containerd-containerd-dev
     containerd runc systemd
