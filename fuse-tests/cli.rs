@@ -30,7 +30,11 @@ fn every_subcommand_does_its_job_on_one_history() {
     assert!(d.cli(&["info", "app"]).ok().contains("storage"));
     assert!(d.json(&["usage", "base"])["size"].as_u64().unwrap() >= 50_000);
     assert!(d.cli(&["mounts", "app"]).ok().contains(d.active("app").to_str().unwrap()));
-    assert_eq!(d.cli(&["diff", "base", "app"]).ok().split_whitespace().collect::<Vec<_>>().len(), 2, "one line: a letter and a path");
+    assert_eq!(
+        d.cli(&["diff", "base", "app"]).ok().split_whitespace().collect::<Vec<_>>().len(),
+        2,
+        "one line: a letter and a path"
+    );
     d.cli(&["label", "app", "team=network", "owner=me"]).ok();
     assert_eq!(d.json(&["info", "app"])["labels"]["team"], "network");
     d.cli(&["label", "app", "owner="]).ok();
@@ -72,13 +76,20 @@ fn failures_have_their_own_exit_codes_and_name_the_snapshot() {
 fn without_a_daemon_the_command_says_how_to_start_one() {
     let output = run(THINFS, ["--socket", "/nonexistent/socket", "ls"]);
     assert_eq!(output.code, Some(6), "{}", output.stderr);
-    assert!(output.stderr.contains("/nonexistent/socket") && output.stderr.contains("thinfs serve"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("/nonexistent/socket") && output.stderr.contains("thinfs serve"),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]
 fn help_completions_and_man_pages_are_there() {
     let help = run(THINFS, ["--help"]).ok();
-    for command in ["serve", "prepare", "view", "commit", "rm", "ls", "tree", "info", "usage", "mounts", "diff", "label", "gc", "status", "check"] {
+    for command in [
+        "serve", "prepare", "view", "commit", "rm", "ls", "tree", "info", "usage", "mounts",
+        "diff", "label", "gc", "status", "check",
+    ] {
         assert!(help.contains(command), "{command} in --help");
         assert!(run(THINFS, [command, "--help"]).ok().len() > 100, "{command} --help");
     }

@@ -52,7 +52,11 @@ fn round_trip(leave_out: &str, copy: impl Fn(&Path, &Path) -> String) {
     assert_eq!(listing(&d.active("child")), expected, "in a child of the committed snapshot");
     sh(&format!("timeout 200 {}", copy(&d.committed("base"), &out))).ok();
     assert_eq!(listing(&out), expected, "out of a snapshot");
-    assert_eq!(d.cli(&["diff", "base", "child"]).ok(), "", "nothing changed between base and child");
+    assert_eq!(
+        d.cli(&["diff", "base", "child"]).ok(),
+        "",
+        "nothing changed between base and child"
+    );
     d.finish();
 }
 
@@ -64,7 +68,9 @@ fn cp_keeps_everything_both_ways() {
 #[test]
 fn rsync_keeps_everything_both_ways() {
     // Without the window, rsync takes times within one second for equal and leaves them.
-    round_trip("", |from, to| format!("rsync -aHAXS --modify-window=-1 '{}/' '{}/'", from.display(), to.display()));
+    round_trip("", |from, to| {
+        format!("rsync -aHAXS --modify-window=-1 '{}/' '{}/'", from.display(), to.display())
+    });
 }
 
 #[test]
@@ -72,7 +78,11 @@ fn tar_keeps_everything_both_ways() {
     // A tar file cannot hold a socket.
     round_trip("sock", |from, to| {
         let flags = "--xattrs --xattrs-include='*' --acls";
-        format!("bash -c \"tar -C '{}' {flags} -S --format=posix -cf - . | tar -C '{}' {flags} --same-owner -xpf -\"", from.display(), to.display())
+        format!(
+            "bash -c \"tar -C '{}' {flags} -S --format=posix -cf - . | tar -C '{}' {flags} --same-owner -xpf -\"",
+            from.display(),
+            to.display()
+        )
     });
 }
 
@@ -89,8 +99,17 @@ fn a_mutable_copy_and_its_source_differ_only_where_written() {
     let changes = d.cli(&["diff", "base", "b"]).ok();
     let mut lines: Vec<&str> = changes.lines().collect();
     lines.sort_unstable();
-    for expected in ["D dangling", "D dir", "M file", "A added", "A added/below", "A added/below/n"] {
-        assert!(lines.iter().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ").ends_with(expected) || l.replace(" /", " ").ends_with(expected)), "{expected}: {changes}");
+    for expected in ["D dangling", "D dir", "M file", "A added", "A added/below", "A added/below/n"]
+    {
+        assert!(
+            lines.iter().any(|l| l
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .ends_with(expected)
+                || l.replace(" /", " ").ends_with(expected)),
+            "{expected}: {changes}"
+        );
     }
     d.finish();
 }

@@ -57,32 +57,47 @@ fn collect(dir: &Path, lines: &mut Vec<Line>) {
 
 fn read(path: &PathBuf, lines: &mut Vec<Line>) {
     let relative = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
-    let module = relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+    let module =
+        relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
     let text = std::fs::read_to_string(path).unwrap();
     for (number, line) in text.lines().enumerate() {
         // Unit tests stand at the end of their file and may look further.
-        if line.starts_with("#[cfg(test)]") && text.lines().nth(number + 1).is_some_and(|next| next.starts_with("mod tests {")) {
+        if line.starts_with("#[cfg(test)]")
+            && text.lines().nth(number + 1).is_some_and(|next| next.starts_with("mod tests {"))
+        {
             break;
         }
         let code = line.split("//").next().unwrap_or_default();
         if !code.trim().is_empty() {
-            lines.push(Line { module: module.clone(), place: format!("src/{}:{}", relative.display(), number + 1), code: code.to_owned() });
+            lines.push(Line {
+                module: module.clone(),
+                place: format!("src/{}:{}", relative.display(), number + 1),
+                code: code.to_owned(),
+            });
         }
     }
 }
 
 /// Whether `code` names `word` as a path's first part.
 fn names(code: &str, prefix: &str) -> bool {
-    code.match_indices(prefix).any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '.'))
+    code.match_indices(prefix).any(|(at, _)| {
+        !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '.')
+    })
 }
 
 #[test]
 fn dependencies_between_modules_run_downward_only() {
     let mut wrong = Vec::new();
     for line in lines() {
-        let Some((_, allowed)) = MODULES.iter().find(|(module, _)| *module == line.module) else { continue };
-        for (other, _) in MODULES.iter().filter(|(other, _)| *other != line.module && !allowed.contains(other)) {
-            if line.code.contains(&format!("crate::{other}::")) || line.code.contains(&format!("crate::{other};")) {
+        let Some((_, allowed)) = MODULES.iter().find(|(module, _)| *module == line.module) else {
+            continue;
+        };
+        for (other, _) in
+            MODULES.iter().filter(|(other, _)| *other != line.module && !allowed.contains(other))
+        {
+            if line.code.contains(&format!("crate::{other}::"))
+                || line.code.contains(&format!("crate::{other};"))
+            {
                 wrong.push(format!("{}: {} may not name {other}", line.place, line.module));
             }
         }
@@ -95,9 +110,16 @@ fn crates_stay_inside_the_modules_that_adapt_them() {
     let mut wrong = Vec::new();
     for line in lines() {
         for (krate, modules) in CRATES {
-            let named = names(&line.code, &format!("{krate}::")) || line.code.trim().starts_with(&format!("use {krate}"));
-            if named && !modules.contains(&line.module.as_str()) && !line.code.contains(&format!("crate::{krate}")) {
-                wrong.push(format!("{}: {} may not name the crate {krate}", line.place, line.module));
+            let named = names(&line.code, &format!("{krate}::"))
+                || line.code.trim().starts_with(&format!("use {krate}"));
+            if named
+                && !modules.contains(&line.module.as_str())
+                && !line.code.contains(&format!("crate::{krate}"))
+            {
+                wrong.push(format!(
+                    "{}: {} may not name the crate {krate}",
+                    line.place, line.module
+                ));
             }
         }
     }
@@ -106,7 +128,15 @@ fn crates_stay_inside_the_modules_that_adapt_them() {
 
 #[test]
 fn unsafe_code_is_in_sys_only() {
-    let unsafe_code = |line: &Line| line.code.contains("unsafe {") || line.code.contains("unsafe fn") || line.code.contains("unsafe impl");
-    let wrong: Vec<_> = lines().into_iter().filter(|line| line.module != "sys" && unsafe_code(line)).map(|line| line.place).collect();
+    let unsafe_code = |line: &Line| {
+        line.code.contains("unsafe {")
+            || line.code.contains("unsafe fn")
+            || line.code.contains("unsafe impl")
+    };
+    let wrong: Vec<_> = lines()
+        .into_iter()
+        .filter(|line| line.module != "sys" && unsafe_code(line))
+        .map(|line| line.place)
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -46,7 +46,8 @@ fn two_daemons_cannot_share_a_root() {
     let d = Daemon::start();
     let second = d.serve_command().output().unwrap();
     assert!(!second.status.success());
-    let message = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
+    let message = String::from_utf8_lossy(&second.stderr).into_owned()
+        + &String::from_utf8_lossy(&second.stdout);
     assert!(message.contains(&d.pid().to_string()), "names the other daemon's pid: {message}");
     assert!(UnixStream::connect(d.socket()).is_ok(), "the first daemon still serves");
     d.finish();
@@ -69,7 +70,8 @@ fn a_stop_does_not_wait_for_a_client_that_asks_nothing() {
 fn a_stop_with_a_shell_inside_a_snapshot_still_ends() {
     let mut d = Daemon::start();
     fs::create_dir(d.active("a")).unwrap();
-    let mut inside = std::process::Command::new("sleep").arg("600").current_dir(d.active("a")).spawn().unwrap();
+    let mut inside =
+        std::process::Command::new("sleep").arg("600").current_dir(d.active("a")).spawn().unwrap();
     let code = d.stop();
     inside.kill().unwrap();
     inside.wait().unwrap();
@@ -81,7 +83,10 @@ fn a_stop_with_a_shell_inside_a_snapshot_still_ends() {
 fn serve_says_which_backend_it_chose_and_why() {
     let d = Daemon::start_with(Options { auto: true, ..Options::default() });
     let log = d.log();
-    let line = log.lines().find(|l| l.contains("backend")).unwrap_or_else(|| panic!("no line about the backend: {log}"));
+    let line = log
+        .lines()
+        .find(|l| l.contains("backend"))
+        .unwrap_or_else(|| panic!("no line about the backend: {log}"));
     if std::path::Path::new("/dev/mapper/control").exists() {
         assert!(line.contains("thin"), "{line}");
     } else {

@@ -97,7 +97,11 @@ fn commit(world: &World, key: usize, name: usize) -> Answer<Reference> {
 
 fn remove(world: &World, key: usize) -> Answer<()> {
     world.get(&key).ok_or(Code::NotFound)?;
-    if world.values().any(|other| other.parent == Some(key)) { Err(Code::FailedPrecondition) } else { Ok(()) }
+    if world.values().any(|other| other.parent == Some(key)) {
+        Err(Code::FailedPrecondition)
+    } else {
+        Ok(())
+    }
 }
 
 struct Run<'a> {
@@ -163,7 +167,13 @@ impl Run<'_> {
         }
     }
 
-    fn compare(&mut self, op: &Op, key: usize, expected: Answer<Reference>, call: impl FnOnce(&mut Client) -> Answer<()>) {
+    fn compare(
+        &mut self,
+        op: &Op,
+        key: usize,
+        expected: Answer<Reference>,
+        call: impl FnOnce(&mut Client) -> Answer<()>,
+    ) {
         let real = call(&mut self.client);
         assert_eq!(real, expected.as_ref().map(drop).map_err(|code| *code), "{op:?}");
         if let Ok(snapshot) = expected {
@@ -179,8 +189,15 @@ impl Run<'_> {
 
     /// Does the change to the real file, and to the reference if the rules allow it; both must agree on whether it worked.
     fn change_files(&mut self, op: &Op) {
-        let (Op::Write { key, file, .. } | Op::Append { key, file, .. } | Op::Truncate { key, file, .. } | Op::Unlink { key, file }
-        | Op::Rename { key, from: file, .. } | Op::Link { key, from: file, .. }) = *op else { unreachable!("only called for changes of files") };
+        let (Op::Write { key, file, .. }
+        | Op::Append { key, file, .. }
+        | Op::Truncate { key, file, .. }
+        | Op::Unlink { key, file }
+        | Op::Rename { key, from: file, .. }
+        | Op::Link { key, from: file, .. }) = *op
+        else {
+            unreachable!("only called for changes of files")
+        };
         let real = self.change_real(op, key, file);
         let expected = self.change_reference(op, key, file);
         assert_eq!(real.is_ok(), expected, "{op:?}: {real:?}");
@@ -190,8 +207,13 @@ impl Run<'_> {
         let path = self.file(key, file);
         match *op {
             Op::Write { content, len, .. } => fs::write(path, vec![content; len]),
-            Op::Append { content, .. } => fs::OpenOptions::new().append(true).open(path).and_then(|mut f| std::io::Write::write_all(&mut f, &[content; 700])),
-            Op::Truncate { len, .. } => fs::OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(len)),
+            Op::Append { content, .. } => fs::OpenOptions::new()
+                .append(true)
+                .open(path)
+                .and_then(|mut f| std::io::Write::write_all(&mut f, &[content; 700])),
+            Op::Truncate { len, .. } => {
+                fs::OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(len))
+            }
             Op::Unlink { .. } => fs::remove_file(path),
             Op::Rename { to, .. } => fs::rename(path, self.file(key, to)),
             Op::Link { to, .. } => fs::hard_link(path, self.file(key, to)),
@@ -200,7 +222,9 @@ impl Run<'_> {
     }
 
     fn change_reference(&mut self, op: &Op, key: usize, file: usize) -> bool {
-        let Some(snapshot) = self.world.get_mut(&key).filter(|s| s.kind == Kind::Active) else { return false };
+        let Some(snapshot) = self.world.get_mut(&key).filter(|s| s.kind == Kind::Active) else {
+            return false;
+        };
         let there = snapshot.names.get(&file).copied();
         match *op {
             Op::Write { content, len, .. } => {
@@ -242,16 +266,27 @@ impl Run<'_> {
         assert_eq!(real, self.world.len());
         for (key, snapshot) in &self.world {
             let dir = self.dir(*key);
-            assert_eq!(fs::read_dir(&dir).unwrap().count(), snapshot.names.len(), "{}", dir.display());
+            assert_eq!(
+                fs::read_dir(&dir).unwrap().count(),
+                snapshot.names.len(),
+                "{}",
+                dir.display()
+            );
             for (file, index) in &snapshot.names {
                 let content = fs::read(self.file(*key, *file)).unwrap();
-                assert!(content == snapshot.contents[*index], "content of {}", self.file(*key, *file).display());
+                assert!(
+                    content == snapshot.contents[*index],
+                    "content of {}",
+                    self.file(*key, *file).display()
+                );
             }
         }
     }
 
     fn clear(&mut self) {
-        while let Some(leaf) = self.world.keys().copied().find(|key| remove(&self.world, *key).is_ok()) {
+        while let Some(leaf) =
+            self.world.keys().copied().find(|key| remove(&self.world, *key).is_ok())
+        {
             assert_eq!(self.client.remove(&self.key(leaf)), Ok(()));
             self.world.remove(&leaf);
         }
@@ -262,8 +297,14 @@ impl Run<'_> {
 fn random_operations_agree_with_the_reference() {
     let daemon = Mutex::new((Daemon::start(), 0));
     let default = if is_thin() { 4 } else { 32 };
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    };
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut guard = daemon.lock().unwrap_or_else(PoisonError::into_inner);
         let (d, case) = &mut *guard;

@@ -38,10 +38,18 @@ fn many_snapshots_list_without_activating_one_and_within_memory() {
     assert_eq!(listed, many());
     assert!(activated() <= before, "listing activated volumes");
     let started = Instant::now();
-    let output = crate::harness::sh(&format!("timeout 60 ls -l '{}' | wc -l", d.mount().join("active").display())).ok();
+    let output = crate::harness::sh(&format!(
+        "timeout 60 ls -l '{}' | wc -l",
+        d.mount().join("active").display()
+    ))
+    .ok();
     // Looking at one snapshot's directory shows what it really is; looking at all of them must not, beyond a few a second.
     let allowed = before + 16 * (1 + started.elapsed().as_secs() as usize);
-    assert!(activated() <= allowed, "{} volumes are activated, {before} were before ls -l", activated());
+    assert!(
+        activated() <= allowed,
+        "{} volumes are activated, {before} were before ls -l",
+        activated()
+    );
     eprintln!("ls -l in {:?}", started.elapsed());
     assert_eq!(output.trim().parse::<usize>().unwrap(), many() + 1, "and a line with the total");
     let started = Instant::now();
@@ -82,8 +90,17 @@ fn walking_a_million_files_stays_within_memory() {
     fs::create_dir(d.active("big")).unwrap();
     fill(&mut d, dirs, files);
     let started = Instant::now();
-    let found = crate::harness::sh(&format!("timeout 280 find '{}' -type f -size -1 | wc -l", d.active("big").display())).ok();
-    eprintln!("walked {} files in {:?}, resident {} MiB", dirs * files, started.elapsed(), d.resident() >> 20);
+    let found = crate::harness::sh(&format!(
+        "timeout 280 find '{}' -type f -size -1 | wc -l",
+        d.active("big").display()
+    ))
+    .ok();
+    eprintln!(
+        "walked {} files in {:?}, resident {} MiB",
+        dirs * files,
+        started.elapsed(),
+        d.resident() >> 20
+    );
     assert_eq!(found.trim().parse::<usize>().unwrap(), dirs * files);
     assert!(d.resident() < 100 << 20, "resident: {} MiB", d.resident() >> 20);
     let descriptors = fs::read_dir(format!("/proc/{}/fd", d.pid())).unwrap().count();

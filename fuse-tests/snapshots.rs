@@ -9,21 +9,26 @@ use rustix::io::Errno;
 use crate::harness::{Daemon, errno, eventually, is_thin, sh};
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 fn xattr(path: &Path, name: &str) -> String {
     let mut value = vec![0u8; 4096];
-    let len = rustix::fs::getxattr(path, name, &mut value).unwrap_or_else(|e| panic!("getxattr {name}: {e}"));
+    let len = rustix::fs::getxattr(path, name, &mut value)
+        .unwrap_or_else(|e| panic!("getxattr {name}: {e}"));
     String::from_utf8(value[..len].to_vec()).unwrap()
 }
 
 #[test]
 fn mkdir_prepares_mv_commits_and_rmdir_removes() {
     let d = Daemon::start();
-    assert_eq!(names(&d.mount()).iter().filter(|n| !n.starts_with('.')).collect::<Vec<_>>(), ["active", "committed", "view"]);
+    assert_eq!(
+        names(&d.mount()).iter().filter(|n| !n.starts_with('.')).collect::<Vec<_>>(),
+        ["active", "committed", "view"]
+    );
 
     fs::create_dir(d.active("work")).unwrap();
     assert_eq!(names(&d.active("work")), [""; 0], "a new snapshot is empty, without lost+found");
@@ -34,7 +39,10 @@ fn mkdir_prepares_mv_commits_and_rmdir_removes() {
     fs::rename(d.active("work"), d.committed("base")).unwrap();
     assert_eq!(names(&d.mount().join("active")), [""; 0]);
     assert_eq!(fs::read_to_string(d.committed("base").join("file")).unwrap(), "one");
-    assert_eq!(errno(fs::write(d.committed("base").join("file"), "two")), Errno::ROFS.raw_os_error());
+    assert_eq!(
+        errno(fs::write(d.committed("base").join("file"), "two")),
+        Errno::ROFS.raw_os_error()
+    );
 
     fs::remove_dir(d.committed("base")).unwrap();
     assert_eq!(names(&d.mount().join("committed")), [""; 0]);
@@ -80,7 +88,10 @@ fn inode_numbers_differ_between_snapshots_and_hold_within_one() {
     assert_eq!(before, committed, "commit keeps inode numbers");
     assert_ne!(committed, child, "containerd's differ takes equal inode numbers for unchanged");
     assert_ne!(committed, view);
-    assert_eq!(fs::metadata(d.committed("base")).unwrap().dev(), fs::metadata(d.active("b")).unwrap().dev());
+    assert_eq!(
+        fs::metadata(d.committed("base")).unwrap().dev(),
+        fs::metadata(d.active("b")).unwrap().dev()
+    );
     d.finish();
 }
 
@@ -98,9 +109,21 @@ fn forbidden_calls_answer_the_fitting_errno() {
 
     let cases: Vec<(&str, std::io::Result<()>, Errno)> = vec![
         ("prepare of a key that is taken", fs::create_dir(d.active("child")), Errno::EXIST),
-        ("prepare of a key that a committed snapshot has", fs::create_dir(d.active("base")), Errno::EXIST),
-        ("commit to a name that is taken", fs::rename(d.active("child"), d.committed("base")), Errno::EXIST),
-        ("commit to a name that a key has", fs::rename(d.active("child"), d.committed("other")), Errno::EXIST),
+        (
+            "prepare of a key that a committed snapshot has",
+            fs::create_dir(d.active("base")),
+            Errno::EXIST,
+        ),
+        (
+            "commit to a name that is taken",
+            fs::rename(d.active("child"), d.committed("base")),
+            Errno::EXIST,
+        ),
+        (
+            "commit to a name that a key has",
+            fs::rename(d.active("child"), d.committed("other")),
+            Errno::EXIST,
+        ),
         ("removing a parent", fs::remove_dir(d.committed("base")), Errno::BUSY),
         ("un-committing", fs::rename(d.committed("base"), d.active("again")), Errno::PERM),
         ("committing a view", fs::rename(d.viewed("look"), d.committed("v")), Errno::PERM),
@@ -112,17 +135,53 @@ fn forbidden_calls_answer_the_fitting_errno() {
         ("removing active/", fs::remove_dir(m.join("active")), Errno::PERM),
         ("unlinking a snapshot", fs::remove_file(d.active("child")), Errno::ISDIR),
         ("a name that is no canonical escape", fs::create_dir(d.active("%zz")), Errno::INVAL),
-        ("a file in a committed snapshot", fs::write(d.committed("base").join("g"), "x"), Errno::ROFS),
+        (
+            "a file in a committed snapshot",
+            fs::write(d.committed("base").join("g"), "x"),
+            Errno::ROFS,
+        ),
         ("a file in a view", fs::write(d.viewed("look").join("g"), "x"), Errno::ROFS),
         ("unlink in a view", fs::remove_file(d.viewed("look").join("f")), Errno::ROFS),
-        ("rename in a view", fs::rename(d.viewed("look").join("f"), d.viewed("look").join("g")), Errno::ROFS),
-        ("chmod in a view", fs::set_permissions(d.viewed("look").join("f"), fs::Permissions::from_mode(0o600)), Errno::ROFS),
-        ("truncate in a committed snapshot", fs::OpenOptions::new().write(true).truncate(true).open(d.committed("base").join("f")).map(drop), Errno::ROFS),
-        ("symlink in a view", std::os::unix::fs::symlink("x", d.viewed("look").join("l")), Errno::ROFS),
+        (
+            "rename in a view",
+            fs::rename(d.viewed("look").join("f"), d.viewed("look").join("g")),
+            Errno::ROFS,
+        ),
+        (
+            "chmod in a view",
+            fs::set_permissions(d.viewed("look").join("f"), fs::Permissions::from_mode(0o600)),
+            Errno::ROFS,
+        ),
+        (
+            "truncate in a committed snapshot",
+            fs::OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(d.committed("base").join("f"))
+                .map(drop),
+            Errno::ROFS,
+        ),
+        (
+            "symlink in a view",
+            std::os::unix::fs::symlink("x", d.viewed("look").join("l")),
+            Errno::ROFS,
+        ),
         ("mkdir in a view", fs::create_dir(d.viewed("look").join("d")), Errno::ROFS),
-        ("hard link between snapshots", fs::hard_link(d.active("other").join("f"), d.active("child").join("g")), Errno::XDEV),
-        ("rename between snapshots", fs::rename(d.active("other").join("f"), d.active("child").join("g")), Errno::XDEV),
-        ("a snapshot that doesn't exist", fs::metadata(d.active("nowhere")).map(drop), Errno::NOENT),
+        (
+            "hard link between snapshots",
+            fs::hard_link(d.active("other").join("f"), d.active("child").join("g")),
+            Errno::XDEV,
+        ),
+        (
+            "rename between snapshots",
+            fs::rename(d.active("other").join("f"), d.active("child").join("g")),
+            Errno::XDEV,
+        ),
+        (
+            "a snapshot that doesn't exist",
+            fs::metadata(d.active("nowhere")).map(drop),
+            Errno::NOENT,
+        ),
         ("removing what doesn't exist", fs::remove_dir(d.committed("nowhere")), Errno::NOENT),
     ];
     let wrong: Vec<String> = cases
@@ -141,13 +200,25 @@ fn forbidden_calls_answer_the_fitting_errno() {
 fn keys_of_every_shape_become_one_directory_name_each() {
     let d = Daemon::start();
     let long = format!("k8s.io/7/{}", "x".repeat(900));
-    let keys = ["default/12/extract-123-AbC sha256:0a1b", "/absolute/path", "ünïcode-❄", "100%", ".", "..", "a\nb", "-dash", "%41", long.as_str()];
+    let keys = [
+        "default/12/extract-123-AbC sha256:0a1b",
+        "/absolute/path",
+        "ünïcode-❄",
+        "100%",
+        ".",
+        "..",
+        "a\nb",
+        "-dash",
+        "%41",
+        long.as_str(),
+    ];
     for key in keys {
         d.cli(&["prepare", "--", key]).ok();
     }
     let shown = names(&d.mount().join("active"));
     assert_eq!(shown.len(), keys.len(), "{shown:?}");
-    let mut found: Vec<String> = shown.iter().map(|name| xattr(&d.active(name), "thinfs.key")).collect();
+    let mut found: Vec<String> =
+        shown.iter().map(|name| xattr(&d.active(name), "thinfs.key")).collect();
     found.sort();
     let mut expected: Vec<String> = keys.iter().map(|k| (*k).to_owned()).collect();
     expected.sort();
@@ -179,8 +250,13 @@ fn virtual_xattrs_tell_the_record_and_stay_hidden() {
     let mut list = vec![0u8; 4096];
     let len = rustix::fs::listxattr(&child, &mut list).unwrap();
     assert!(!String::from_utf8_lossy(&list[..len]).contains("thinfs"), "hidden from listxattr");
-    assert_eq!(errno(rustix::fs::getxattr(&child, "thinfs.nonsense", &mut list).map_err(Into::into)), Errno::NODATA.raw_os_error());
-    assert!(rustix::fs::setxattr(&child, "thinfs.key", b"x", rustix::fs::XattrFlags::empty()).is_err());
+    assert_eq!(
+        errno(rustix::fs::getxattr(&child, "thinfs.nonsense", &mut list).map_err(Into::into)),
+        Errno::NODATA.raw_os_error()
+    );
+    assert!(
+        rustix::fs::setxattr(&child, "thinfs.key", b"x", rustix::fs::XattrFlags::empty()).is_err()
+    );
     d.finish();
 }
 
@@ -252,7 +328,13 @@ fn removed_space_comes_back_and_the_key_is_free_at_once() {
     big.sync_all().unwrap();
     drop(big);
     d.cli(&["gc"]).ok();
-    let used = |d: &Daemon| if is_thin() { d.json(&["status"])["capacity"]["used"].as_u64().unwrap() } else { disk_usage(&d.root().join("native")) };
+    let used = |d: &Daemon| {
+        if is_thin() {
+            d.json(&["status"])["capacity"]["used"].as_u64().unwrap()
+        } else {
+            disk_usage(&d.root().join("native"))
+        }
+    };
     let full = used(&d);
     fs::remove_dir(d.active("a")).unwrap();
     fs::create_dir(d.active("a")).unwrap();
@@ -283,15 +365,19 @@ fn an_unprivileged_user_cannot_reach_the_store_behind_the_mount() {
     fs::write(d.active("a").join("secret"), "x").unwrap();
     fs::set_permissions(d.active("a").join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(d.active("a").join("public"), "x").unwrap();
-    let as_nobody = |line: &str| sh(&format!("timeout 20 setpriv --reuid=65534 --regid=65534 --clear-groups {line}"));
+    let as_nobody = |line: &str| {
+        sh(&format!("timeout 20 setpriv --reuid=65534 --regid=65534 --clear-groups {line}"))
+    };
     // The directories above the test's root may be closed to others (a home directory): the mount itself is judged from inside.
     for private in ["meta", "native", "thin"] {
         let Ok(meta) = fs::metadata(d.root().join(private)) else { continue };
         assert_eq!(meta.mode() & 0o077, 0, "{private} is closed to others");
     }
-    let inside = format!("bash -c 'cd /proc/self/fd/9 && cat public' 9<{}", d.active("a").display());
+    let inside =
+        format!("bash -c 'cd /proc/self/fd/9 && cat public' 9<{}", d.active("a").display());
     assert_eq!(as_nobody(&inside).ok().trim(), "x");
-    let secret = format!("bash -c 'cd /proc/self/fd/9 && cat secret' 9<{}", d.active("a").display());
+    let secret =
+        format!("bash -c 'cd /proc/self/fd/9 && cat secret' 9<{}", d.active("a").display());
     assert_ne!(as_nobody(&secret).code, Some(0));
     d.finish();
 }

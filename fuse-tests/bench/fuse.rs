@@ -43,18 +43,25 @@ const ROWS: &[Row] = &[
 
 /// Runs all rows, or those whose name holds `THINFS_BENCH_ROWS`.
 pub fn run() {
-    let rounds = std::env::var("THINFS_BENCH_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(7);
+    let rounds =
+        std::env::var("THINFS_BENCH_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(7);
     let only = std::env::var("THINFS_BENCH_ROWS").unwrap_or_default();
     let bench = Mounted::start();
     println!("{}", machine());
-    println!("FUSE directory of a snapshot (native backend) / direct on the backing filesystem; median of {rounds} pairs [least – most]");
+    println!(
+        "FUSE directory of a snapshot (native backend) / direct on the backing filesystem; median of {rounds} pairs [least – most]"
+    );
     println!("{:<40} {:>8} {:>18} {:>12}", "operation", "ratio", "", "direct");
     for row in ROWS.iter().filter(|row| row.name.contains(&only)) {
         let (ratios, mut direct) = bench.pairs(row, rounds);
         let mut sorted = ratios.clone();
         let middle = median(&mut sorted);
         let spread = format!("[{:.2} – {:.2}]", sorted[0], sorted[sorted.len() - 1]);
-        println!("{:<40} {middle:>8.2} {spread:>18} {:>9.1} ms", row.name, median(&mut direct) * 1e3);
+        println!(
+            "{:<40} {middle:>8.2} {spread:>18} {:>9.1} ms",
+            row.name,
+            median(&mut direct) * 1e3
+        );
     }
 }
 
@@ -66,14 +73,21 @@ struct Mounted {
 
 impl Mounted {
     fn start() -> Mounted {
-        let base = std::env::var_os("THINFS_TEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+        let base = std::env::var_os("THINFS_TEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
         fs::create_dir_all(&base).unwrap();
         let dir = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(base).unwrap();
         fs::create_dir_all(dir.path().join("root/mnt")).unwrap();
         fs::create_dir(dir.path().join("direct")).unwrap();
         let root = dir.path().join("root");
         let mut command = Command::new(env!("CARGO_BIN_EXE_thinfs"));
-        command.args(["serve", "--backend", "native", "--root"]).arg(&root).arg("--mount").arg(root.join("mnt")).arg("--socket").arg(root.join("s"));
+        command
+            .args(["serve", "--backend", "native", "--root"])
+            .arg(&root)
+            .arg("--mount")
+            .arg(root.join("mnt"))
+            .arg("--socket")
+            .arg(root.join("s"));
         let child = command.env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().unwrap();
         let mounted = Mounted { child, dir };
         while std::os::unix::net::UnixStream::connect(root.join("s")).is_err() {
@@ -115,13 +129,21 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        );
         let _ = self.child.wait();
     }
 }
 
 fn command(line: &str, at: &Path) {
-    let status = Command::new("bash").args(["-c", line]).current_dir(at).stdout(Stdio::null()).status().unwrap();
+    let status = Command::new("bash")
+        .args(["-c", line])
+        .current_dir(at)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
     assert!(status.success(), "{line}");
 }
 
@@ -185,7 +207,16 @@ fn small(at: &Path, n: usize) -> PathBuf {
 
 fn create_small(at: &Path) {
     fs::create_dir_all(at.join("small")).unwrap();
-    (0..SMALL).for_each(|n| OpenOptions::new().create_new(true).write(true).custom_flags(0).open(small(at, n)).unwrap().write_all(&[1u8; 4096]).unwrap());
+    (0..SMALL).for_each(|n| {
+        OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .custom_flags(0)
+            .open(small(at, n))
+            .unwrap()
+            .write_all(&[1u8; 4096])
+            .unwrap()
+    });
 }
 
 fn need_small(at: &Path) {
@@ -208,13 +239,19 @@ fn remove_small(at: &Path) {
 
 fn stat_small(at: &Path) {
     for round in 0..10 {
-        (0..SMALL).for_each(|n| drop(fs::symlink_metadata(small(at, n)).unwrap_or_else(|e| panic!("round {round}: {e}"))));
+        (0..SMALL).for_each(|n| {
+            drop(
+                fs::symlink_metadata(small(at, n)).unwrap_or_else(|e| panic!("round {round}: {e}")),
+            )
+        });
     }
 }
 
 fn stat_absent(at: &Path) {
     for _ in 0..10 {
-        (0..SMALL).for_each(|n| assert!(fs::symlink_metadata(at.join(format!("small/absent{n}"))).is_err()));
+        (0..SMALL).for_each(|n| {
+            assert!(fs::symlink_metadata(at.join(format!("small/absent{n}"))).is_err())
+        });
     }
 }
 

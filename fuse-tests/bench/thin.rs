@@ -33,12 +33,17 @@ struct Bench {
 
 /// Runs everything; needs the guest's disks.
 pub fn run() {
-    assert!(std::path::Path::new("/dev/mapper/control").exists(), "needs device-mapper: run through scripts/bench thin");
+    assert!(
+        std::path::Path::new("/dev/mapper/control").exists(),
+        "needs device-mapper: run through scripts/bench thin"
+    );
     let scratch = std::env::var("THINFS_TEST_DIR").unwrap_or_else(|_| "/mnt/scratch".to_owned());
     let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(scratch).unwrap();
     let mut bench = Bench::start(root.path());
     println!("{}", machine());
-    println!("microseconds, p50 / p99 of {SAMPLES}; ratio of the medians to the raw create_snap message of the same rows");
+    println!(
+        "microseconds, p50 / p99 of {SAMPLES}; ratio of the medians to the raw create_snap message of the same rows"
+    );
     let base = bench.committed("base", None);
     for count in [10, 10_000] {
         bench.fill(count, &base);
@@ -56,8 +61,11 @@ impl Bench {
     fn start(root: &std::path::Path) -> Bench {
         let store = Arc::new(Store::open(&root.join("meta")).unwrap());
         let mut config = ThinConfig::new(root.to_path_buf());
-        config.source = PoolSource::Devices { data: "/dev/ubdb".into(), metadata: "/dev/ubda".into() };
-        let backend = Arc::new(ThinBackend::start(config, Arc::new(StoreLedger::new(store.clone()))).unwrap());
+        config.source =
+            PoolSource::Devices { data: "/dev/ubdb".into(), metadata: "/dev/ubda".into() };
+        let backend = Arc::new(
+            ThinBackend::start(config, Arc::new(StoreLedger::new(store.clone()))).unwrap(),
+        );
         let volumes = Volumes::new(backend, 64);
         let (snapshots, _) = Snapshots::start(store.clone(), volumes.clone()).unwrap();
         let dm = Dm::open().unwrap();
@@ -90,7 +98,9 @@ impl Bench {
     }
 
     fn chain(&mut self, depth: usize, base: &SnapshotKey) -> SnapshotKey {
-        (0..depth).fold(base.clone(), |parent, level| self.committed(&format!("level-{level}"), Some(&parent)))
+        (0..depth).fold(base.clone(), |parent, level| {
+            self.committed(&format!("level-{level}"), Some(&parent))
+        })
     }
 
     fn thin_id(&self, key: &SnapshotKey) -> u32 {
@@ -106,12 +116,21 @@ impl Bench {
         let origin_id = self.thin_id(origin);
         let ledger = StoreLedger::new(self.store.clone());
         let record = ledger.load().unwrap().unwrap();
-        let (mut raw, mut batch, mut prepare, mut dmsetup) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut raw, mut batch, mut prepare, mut dmsetup) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for n in 0..SAMPLES as u32 {
             let id = RAW_IDS + n;
             let message = format!("create_snap {id} {origin_id}");
             if n % PROCESS_EACH == PROCESS_EACH - 1 {
-                dmsetup.push(timed(|| assert!(Command::new("dmsetup").args(["message", &self.pool, "0", &message]).status().unwrap().success())));
+                dmsetup.push(timed(|| {
+                    assert!(
+                        Command::new("dmsetup")
+                            .args(["message", &self.pool, "0", &message])
+                            .status()
+                            .unwrap()
+                            .success()
+                    )
+                }));
             } else {
                 raw.push(timed(|| self.dm.message(&self.pool, &message).unwrap()));
             }
@@ -142,11 +161,18 @@ impl Bench {
 
     /// Commit and remove of snapshots that nobody looked at, and of ones with a file in them.
     fn cycle(&mut self, base: &SnapshotKey) {
-        let (mut commits, mut removals, mut opens, mut busy_commits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut commits, mut removals, mut opens, mut busy_commits) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for n in 0..50 {
             let key = self.prepare(Some(base));
             let name = SnapshotKey::new(format!("untouched-{n}")).unwrap();
-            commits.push(timed(|| drop(self.snapshots.commit(&self.namespace, &name, &key, Labels::new(), None).unwrap())));
+            commits.push(timed(|| {
+                drop(
+                    self.snapshots
+                        .commit(&self.namespace, &name, &key, Labels::new(), None)
+                        .unwrap(),
+                )
+            }));
             removals.push(timed(|| self.snapshots.remove(&self.namespace, &name).unwrap()));
             let key = self.prepare(Some(base));
             let id = self.snapshots.stat(&self.namespace, &key).unwrap().snapshot.id;
@@ -154,7 +180,13 @@ impl Bench {
             opens.push(timed(|| opened = Some(self.snapshots.open(id).unwrap())));
             drop(opened);
             let name = SnapshotKey::new(format!("touched-{n}")).unwrap();
-            busy_commits.push(timed(|| drop(self.snapshots.commit(&self.namespace, &name, &key, Labels::new(), None).unwrap())));
+            busy_commits.push(timed(|| {
+                drop(
+                    self.snapshots
+                        .commit(&self.namespace, &name, &key, Labels::new(), None)
+                        .unwrap(),
+                )
+            }));
         }
         println!("the rest of a snapshot's life");
         let floor = percentile(&mut commits.clone(), 50);
@@ -173,5 +205,9 @@ fn timed(work: impl FnOnce()) -> Duration {
 
 fn print(name: &str, samples: &mut [Duration], floor: f64) {
     let median = percentile(samples, 50);
-    println!("{name:<36} {median:>9.0} / {:>9.0}   {:>6.2}×", percentile(samples, 99), median / floor);
+    println!(
+        "{name:<36} {median:>9.0} / {:>9.0}   {:>6.2}×",
+        percentile(samples, 99),
+        median / floor
+    );
 }

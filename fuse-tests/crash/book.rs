@@ -55,7 +55,8 @@ impl Book {
     /// What an earlier boot wrote down; nothing if there was none. The last line may be half.
     pub fn load(path: &Path) -> Book {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<(String, Known)>(line).ok());
+        let lines =
+            text.lines().filter_map(|line| serde_json::from_str::<(String, Known)>(line).ok());
         Book { keys: Mutex::new(lines.collect()), file: None }
     }
 

@@ -26,7 +26,10 @@ fn kills() -> usize {
 
 #[test]
 fn a_kill_at_any_moment_loses_nothing_acknowledged_and_leaks_nothing() {
-    let seed = std::env::var("THINFS_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("THINFS_TEST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     eprintln!("THINFS_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut d = Daemon::start();
@@ -46,19 +49,27 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged_and_leaks_nothing() {
     let reply = client.gc();
     assert_eq!((reply.waiting, reply.failed), (0, vec![]));
     assert_eq!(client.check(), [""; 0]);
-    assert_eq!(volumes_on_disk(&d), book.lock().unwrap().values().filter(|k| owns_volume(k)).count());
+    assert_eq!(
+        volumes_on_disk(&d),
+        book.lock().unwrap().values().filter(|k| owns_volume(k)).count()
+    );
     d.finish();
 }
 
 fn owns_volume(known: &Known) -> bool {
-    known.states.iter().any(|s| matches!(s, State::Active | State::Committed)) || (known.states.contains(&State::View) && known.chain.is_empty())
+    known.states.iter().any(|s| matches!(s, State::Active | State::Committed))
+        || (known.states.contains(&State::View) && known.chain.is_empty())
 }
 
 /// Directories of volumes on native; on thin, `check` has compared the pool's thin ids already.
 fn volumes_on_disk(d: &Daemon) -> usize {
     if is_thin() {
         let mut client = Client::connect(&d.socket());
-        return client.list().iter().filter(|s| s.kind() != admin::Kind::View || s.parent.is_empty()).count();
+        return client
+            .list()
+            .iter()
+            .filter(|s| s.kind() != admin::Kind::View || s.parent.is_empty())
+            .count();
     }
     fs::read_dir(d.root().join("native/volumes")).unwrap().count()
 }
@@ -72,7 +83,14 @@ fn run_until_killed(d: &mut Daemon, book: &Book, random: &mut fastrand::Rng) -> 
     std::thread::scope(|scope| {
         for n in 0..3 {
             let random = fastrand::Rng::with_seed(random.u64(..));
-            let worker = Worker { name: format!("w{n}"), random, book, mount: mount.clone(), killed: &killed, calls: &calls };
+            let worker = Worker {
+                name: format!("w{n}"),
+                random,
+                book,
+                mount: mount.clone(),
+                killed: &killed,
+                calls: &calls,
+            };
             let client = Client::connect(&socket);
             scope.spawn(move || worker.run(client));
         }
@@ -119,7 +137,10 @@ impl Worker<'_> {
 
     fn mine(&mut self, state: State) -> Option<(String, Known)> {
         let book = self.book.lock().unwrap();
-        let mine: Vec<_> = book.iter().filter(|(key, known)| key.starts_with(&self.name) && known.states == [state]).collect();
+        let mine: Vec<_> = book
+            .iter()
+            .filter(|(key, known)| key.starts_with(&self.name) && known.states == [state])
+            .collect();
         let (key, known) = mine.get(self.random.usize(0..mine.len().max(1)))?;
         Some(((*key).clone(), (*known).clone()))
     }
@@ -129,7 +150,14 @@ impl Worker<'_> {
     }
 
     /// Runs one call between the notes of what may be and what is.
-    fn call<T>(&mut self, key: &str, from: State, to: State, chain: &[String], call: impl FnOnce() -> Result<T, tonic::Code>) -> Option<T> {
+    fn call<T>(
+        &mut self,
+        key: &str,
+        from: State,
+        to: State,
+        chain: &[String],
+        call: impl FnOnce() -> Result<T, tonic::Code>,
+    ) -> Option<T> {
         self.note(key, &[from, to], chain);
         match call() {
             Ok(value) => {
@@ -162,7 +190,8 @@ impl Worker<'_> {
         let dir = self.mount.join("active").join(key.replace('/', "%2F"));
         fs::write(dir.join(file_of(&name)), content_of(&name)).ok()?;
         self.note(&name, &[State::Absent, State::Committed], &chain);
-        let done = self.call(&key, State::Active, State::Absent, &chain, || client.commit(&key, &name));
+        let done =
+            self.call(&key, State::Active, State::Absent, &chain, || client.commit(&key, &name));
         if done.is_some() {
             self.note(&name, &[State::Committed], &chain);
         }
@@ -185,7 +214,13 @@ impl Worker<'_> {
     fn remove(&mut self, client: &mut Client) -> Option<()> {
         let state = [State::Active, State::View, State::Committed][self.random.usize(0..3)];
         let Some((key, known)) = self.mine(state) else { return Some(()) };
-        if self.book.lock().unwrap().values().any(|other| other.chain.contains(&key) && other.states != [State::Absent]) {
+        if self
+            .book
+            .lock()
+            .unwrap()
+            .values()
+            .any(|other| other.chain.contains(&key) && other.states != [State::Absent])
+        {
             return Some(());
         }
         self.call(&key, state, State::Absent, &known.chain, || client.remove(&key)).map(drop)
@@ -202,14 +237,20 @@ fn content_of(name: &str) -> String {
 
 /// Compares the restarted daemon with the book, and closes every open question in it.
 fn settle(d: &Daemon, client: &mut Client, book: &Book, kill: usize) {
-    let real: BTreeMap<String, State> = client.list().into_iter().map(|s| (s.key.clone(), state_of(&s))).collect();
+    let real: BTreeMap<String, State> =
+        client.list().into_iter().map(|s| (s.key.clone(), state_of(&s))).collect();
     let mut book = book.lock().unwrap();
     for key in real.keys() {
         assert!(book.contains_key(key), "kill {kill}: nobody asked for {key}");
     }
     for (key, known) in book.iter_mut() {
         let state = real.get(key).copied().unwrap_or(State::Absent);
-        assert!(known.states.contains(&state), "kill {kill}: {key} is {state:?}, expected one of {:?}\n{}", known.states, d.log());
+        assert!(
+            known.states.contains(&state),
+            "kill {kill}: {key} is {state:?}, expected one of {:?}\n{}",
+            known.states,
+            d.log()
+        );
         known.states = vec![state];
         if state == State::Committed {
             assert_content(d, key, &known.chain, kill);
@@ -222,10 +263,15 @@ fn settle(d: &Daemon, client: &mut Client, book: &Book, kill: usize) {
 fn assert_content(d: &Daemon, name: &str, chain: &[String], kill: usize) {
     let dir = d.committed(&name.replace('/', "%2F"));
     for layer in std::iter::once(name).chain(chain.iter().map(String::as_str)) {
-        let text = fs::read_to_string(dir.join(file_of(layer))).unwrap_or_else(|e| panic!("kill {kill}: {layer} in {name}: {e}"));
+        let text = fs::read_to_string(dir.join(file_of(layer)))
+            .unwrap_or_else(|e| panic!("kill {kill}: {layer} in {name}: {e}"));
         assert_eq!(text, content_of(layer), "kill {kill}: {layer} in {name}");
     }
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), chain.len() + 1, "kill {kill}: files of {name}");
+    assert_eq!(
+        fs::read_dir(&dir).unwrap().count(),
+        chain.len() + 1,
+        "kill {kill}: files of {name}"
+    );
 }
 
 fn state_of(snapshot: &admin::Snapshot) -> State {
@@ -241,7 +287,10 @@ fn state_of(snapshot: &admin::Snapshot) -> State {
 fn prune(client: &mut Client, book: &Book) {
     let mut book = book.lock().unwrap();
     while book.len() > 40 {
-        let leaf = book.iter().find(|(key, _)| !book.values().any(|other| other.chain.contains(*key))).map(|(key, _)| key.clone());
+        let leaf = book
+            .iter()
+            .find(|(key, _)| !book.values().any(|other| other.chain.contains(*key)))
+            .map(|(key, _)| key.clone());
         let leaf = leaf.expect("a forest has leaves");
         client.remove(&leaf).unwrap_or_else(|code| panic!("remove {leaf}: {code:?}"));
         book.remove(&leaf);

@@ -46,9 +46,22 @@ impl Guest {
     fn boot(dir: &Path, boot: &str) -> Guest {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/guest");
         let mut command = Command::new(script);
-        command.arg("--disk-dir").arg(dir.join("disks")).arg("--").arg(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "crash::power::one_boot", "--nocapture", "--test-threads=1"]);
-        command.env("THINFS_TEST_BACKEND", "thin").env("THINFS_TEST_DIR", "/mnt/scratch").env("RUST_BACKTRACE", "0");
+        command
+            .arg("--disk-dir")
+            .arg(dir.join("disks"))
+            .arg("--")
+            .arg(std::env::current_exe().unwrap());
+        command.args([
+            "--ignored",
+            "--exact",
+            "crash::power::one_boot",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        command
+            .env("THINFS_TEST_BACKEND", "thin")
+            .env("THINFS_TEST_DIR", "/mnt/scratch")
+            .env("RUST_BACKTRACE", "0");
         command.env("THINFS_TEST_POWER", dir).env("THINFS_TEST_BOOT", boot).stdin(Stdio::null());
         Guest { script: command.spawn().unwrap(), dir: dir.to_owned(), boot: boot.to_owned() }
     }
@@ -56,14 +69,22 @@ impl Guest {
     fn wait_until_ready(&mut self) {
         let (started, ready) = (Instant::now(), self.dir.join(format!("ready-{}", self.boot)));
         while !ready.exists() {
-            assert!(self.script.try_wait().unwrap().is_none(), "boot {} ended before its power was cut", self.boot);
+            assert!(
+                self.script.try_wait().unwrap().is_none(),
+                "boot {} ended before its power was cut",
+                self.boot
+            );
             assert!(started.elapsed() < PATIENCE, "boot {} is not ready", self.boot);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     fn cut(&mut self) {
-        assert!(self.script.try_wait().unwrap().is_none(), "boot {} ended before its power was cut", self.boot);
+        assert!(
+            self.script.try_wait().unwrap().is_none(),
+            "boot {} ended before its power was cut",
+            self.boot
+        );
         let pid = std::fs::read_to_string(self.dir.join("disks/pid")).unwrap();
         proc::kill(pid.trim().parse().unwrap());
         self.script.wait().unwrap();
@@ -81,7 +102,8 @@ impl Drop for Guest {
 #[test]
 #[ignore = "runs inside the guest, started by the test above"]
 fn one_boot() {
-    let dir = PathBuf::from(std::env::var_os("THINFS_TEST_POWER").expect("the host's test sets it"));
+    let dir =
+        PathBuf::from(std::env::var_os("THINFS_TEST_POWER").expect("the host's test sets it"));
     let boot = std::env::var("THINFS_TEST_BOOT").expect("the host's test sets it");
     let mut book = Book::load(&dir.join("book"));
     let mut d = Daemon::start_at(work_dir().join("power"), Options::default());
@@ -106,7 +128,14 @@ fn work_until_cut(d: &Daemon, book: &Book) {
     std::thread::scope(|scope| {
         for n in 0..3 {
             let random = fastrand::Rng::new();
-            let worker = Worker { name: format!("w{n}"), random, book, mount: d.mount(), killed: &killed, calls: &calls };
+            let worker = Worker {
+                name: format!("w{n}"),
+                random,
+                book,
+                mount: d.mount(),
+                killed: &killed,
+                calls: &calls,
+            };
             let client = Client::connect(&d.socket());
             scope.spawn(move || worker.run(client));
         }

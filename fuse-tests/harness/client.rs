@@ -23,25 +23,31 @@ fn code(status: Status) -> Code {
 impl Client {
     /// Connects to a daemon that listens.
     pub fn connect(socket: &Path) -> Client {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let uri = format!("unix://{}", socket.display());
-        let endpoint = tonic::transport::Endpoint::from_shared(uri).expect("a socket path is a URI");
-        let admin = runtime.block_on(AdminClient::connect(endpoint)).expect("connect to the daemon");
+        let endpoint =
+            tonic::transport::Endpoint::from_shared(uri).expect("a socket path is a URI");
+        let admin =
+            runtime.block_on(AdminClient::connect(endpoint)).expect("connect to the daemon");
         Client { runtime, admin }
     }
 
     pub fn prepare(&mut self, key: &str, parent: &str) -> Answer<admin::Snapshot> {
-        let request = admin::PrepareRequest { key: key.into(), parent: parent.into(), ..Default::default() };
+        let request =
+            admin::PrepareRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         self.runtime.block_on(self.admin.prepare(request)).map(|r| r.into_inner()).map_err(code)
     }
 
     pub fn view(&mut self, key: &str, parent: &str) -> Answer<admin::Snapshot> {
-        let request = admin::ViewRequest { key: key.into(), parent: parent.into(), ..Default::default() };
+        let request =
+            admin::ViewRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         self.runtime.block_on(self.admin.view(request)).map(|r| r.into_inner()).map_err(code)
     }
 
     pub fn commit(&mut self, key: &str, name: &str) -> Answer<admin::Snapshot> {
-        let request = admin::CommitRequest { key: key.into(), name: name.into(), ..Default::default() };
+        let request =
+            admin::CommitRequest { key: key.into(), name: name.into(), ..Default::default() };
         self.runtime.block_on(self.admin.commit(request)).map(|r| r.into_inner()).map_err(code)
     }
 
@@ -53,7 +59,8 @@ impl Client {
     /// Every snapshot of the default namespace.
     pub fn list(&mut self) -> Vec<admin::Snapshot> {
         self.runtime.block_on(async {
-            let mut stream = self.admin.list(admin::ListRequest::default()).await.expect("list").into_inner();
+            let mut stream =
+                self.admin.list(admin::ListRequest::default()).await.expect("list").into_inner();
             let mut all = Vec::new();
             while let Some(reply) = stream.message().await.expect("list goes on") {
                 all.extend(reply.snapshots);
@@ -64,7 +71,11 @@ impl Client {
 
     /// Disagreements between store and backend.
     pub fn check(&mut self) -> Vec<String> {
-        self.runtime.block_on(self.admin.check(admin::CheckRequest::default())).expect("check").into_inner().problems
+        self.runtime
+            .block_on(self.admin.check(admin::CheckRequest::default()))
+            .expect("check")
+            .into_inner()
+            .problems
     }
 
     /// Waits until the reaper has been through once.
@@ -73,6 +84,9 @@ impl Client {
     }
 
     pub fn status(&mut self) -> admin::StatusReply {
-        self.runtime.block_on(self.admin.status(admin::StatusRequest::default())).expect("status").into_inner()
+        self.runtime
+            .block_on(self.admin.status(admin::StatusRequest::default()))
+            .expect("status")
+            .into_inner()
     }
 }

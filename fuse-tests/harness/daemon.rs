@@ -41,7 +41,11 @@ impl Daemon {
     #[track_caller]
     pub fn start_with(options: Options) -> Daemon {
         require_mounts();
-        let root = tempfile::Builder::new().prefix("thinfs-").tempdir_in(work_dir()).expect("make a root").keep();
+        let root = tempfile::Builder::new()
+            .prefix("thinfs-")
+            .tempdir_in(work_dir())
+            .expect("make a root")
+            .keep();
         Self::start_at(root, options)
     }
 
@@ -61,7 +65,11 @@ impl Daemon {
         self.child = Some(self.spawn());
         // Until then its socket would be taken for the new one's.
         if let Some(mut killed) = self.dying.take() {
-            assert!(gone_within(&mut killed, Duration::from_secs(20)), "the killed daemon is still there\n{}", self.log());
+            assert!(
+                gone_within(&mut killed, Duration::from_secs(20)),
+                "the killed daemon is still there\n{}",
+                self.log()
+            );
         }
         let deadline = Instant::now() + Duration::from_secs(120);
         while UnixStream::connect(self.socket()).is_err() {
@@ -70,7 +78,11 @@ impl Daemon {
                 self.child = None;
                 panic!("thinfs serve ended at once with {status}\n{}", self.log());
             }
-            assert!(Instant::now() < deadline, "the daemon's socket did not appear\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the daemon's socket did not appear\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -78,11 +90,20 @@ impl Daemon {
     /// The `serve` command of this root, not started.
     pub fn serve_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thinfs"));
-        command.arg("serve").arg("--root").arg(&self.root).arg("--mount").arg(self.mount()).arg("--socket").arg(self.socket());
+        command
+            .arg("serve")
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--mount")
+            .arg(self.mount())
+            .arg("--socket")
+            .arg(self.socket());
         if !self.options.auto {
             command.args(["--backend", &super::backend()]);
         }
-        if super::is_thin() && !self.options.flags.iter().any(|f| f.starts_with("--pool") || f.contains("-device")) {
+        if super::is_thin()
+            && !self.options.flags.iter().any(|f| f.starts_with("--pool") || f.contains("-device"))
+        {
             command.args(["--pool-size", "2G"]);
         }
         command.args(&self.options.flags).stdin(Stdio::null());
@@ -90,7 +111,11 @@ impl Daemon {
     }
 
     fn spawn(&self) -> Child {
-        let log = File::options().create(true).append(true).open(self.root.join("log")).expect("open the log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.root.join("log"))
+            .expect("open the log");
         let mut command = self.serve_command();
         command.stdout(log.try_clone().expect("share the log")).stderr(log);
         command.spawn().expect("start thinfs serve")
@@ -141,7 +166,10 @@ impl Daemon {
         let mut all = vec!["--json"];
         all.extend(args);
         let text = self.cli(&all).ok();
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{args:?} printed no JSON ({e}): {line}"));
+        let parse = |line| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|e| panic!("{args:?} printed no JSON ({e}): {line}"))
+        };
         text.lines().map(parse).collect()
     }
 
@@ -155,9 +183,14 @@ impl Daemon {
 
     /// Resident memory of the daemon, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read the daemon's status");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("read the daemon's status");
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("Linux reports VmRSS");
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("VmRSS is a number") * 1024
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kb| kb.parse::<u64>().ok())
+            .expect("VmRSS is a number")
+            * 1024
     }
 
     /// kill -9. Some are not gone when this returns: a thread may be stuck in the kernel until the next daemon
@@ -175,7 +208,8 @@ impl Daemon {
     pub fn stop(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("the daemon runs");
         let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the daemon");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .expect("signal the daemon");
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             if let Some(status) = child.try_wait().expect("wait for the daemon") {

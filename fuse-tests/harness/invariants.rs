@@ -15,7 +15,12 @@ pub fn nothing_left(root: &Path) {
     assert!(loops.is_empty(), "loop devices left: {loops:?}");
     let devices = dm_devices(root);
     assert!(devices.is_empty(), "device-mapper devices left: {devices:?}");
-    let half_made: Vec<_> = std::fs::read_dir(root.join("native/tmp")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let half_made: Vec<_> = std::fs::read_dir(root.join("native/tmp"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     assert!(half_made.is_empty(), "half-made trees left: {half_made:?}");
 }
 
@@ -47,7 +52,10 @@ pub fn mounts_below(root: &Path) -> Vec<PathBuf> {
 
 fn loops_below(root: &Path) -> Vec<PathBuf> {
     let Ok(devices) = std::fs::read_dir("/sys/block") else { return Vec::new() };
-    let names = devices.flatten().map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("loop"));
+    let names = devices
+        .flatten()
+        .map(|e| e.file_name())
+        .filter(|n| n.to_string_lossy().starts_with("loop"));
     let backed = names.filter(|name| {
         let file = Path::new("/sys/block").join(name).join("loop/backing_file");
         std::fs::read_to_string(file).is_ok_and(|path| Path::new(path.trim_end()).starts_with(root))
@@ -59,8 +67,10 @@ fn loops_below(root: &Path) -> Vec<PathBuf> {
 /// all carry the prefix `thinfs-`; in the guest tests run one after another.
 fn dm_devices(_root: &Path) -> Vec<String> {
     let Ok(devices) = std::fs::read_dir("/sys/block") else { return Vec::new() };
-    let names = devices.flatten().filter_map(|e| std::fs::read_to_string(e.path().join("dm/name")).ok());
-    let ours = names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("thinfs-"));
+    let names =
+        devices.flatten().filter_map(|e| std::fs::read_to_string(e.path().join("dm/name")).ok());
+    let ours =
+        names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("thinfs-"));
     let mut ours: Vec<_> = ours.collect();
     ours.sort_by_key(|name| name.ends_with("-pool"));
     ours

@@ -37,7 +37,10 @@ pub fn is_thin() -> bool {
 
 /// Fails with the reason when the machine lacks what every end-to-end test needs.
 pub fn require_mounts() {
-    assert!(rustix::process::geteuid().is_root(), "end-to-end tests mount filesystems: run them as root");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "end-to-end tests mount filesystems: run them as root"
+    );
     assert!(
         std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
         "end-to-end tests need /dev/fuse: load the kernel module `fuse`"
@@ -46,7 +49,8 @@ pub fn require_mounts() {
 
 /// Where roots go.
 pub fn work_dir() -> PathBuf {
-    let dir = std::env::var_os("THINFS_TEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let dir = std::env::var_os("THINFS_TEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
     dir
 }

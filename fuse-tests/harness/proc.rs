@@ -29,7 +29,10 @@ pub fn sh(script: &str) -> Output {
 
 /// Runs a program for at most five minutes (the guest is slow), then kills it and panics.
 #[track_caller]
-pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
+pub fn run<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = S>,
+) -> Output {
     let mut command = Command::new(program.as_ref());
     command.args(args);
     run_command(command, Duration::from_secs(300))
@@ -39,7 +42,8 @@ pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<
 #[track_caller]
 pub fn run_command(mut command: Command, limit: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap_or_else(|e| panic!("start {:?}: {e}", command.get_program()));
+    let child =
+        command.spawn().unwrap_or_else(|e| panic!("start {:?}: {e}", command.get_program()));
     let pid = child.id();
     let (send, receive) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || {

@@ -14,13 +14,26 @@ pub fn listing(root: &Path) -> BTreeMap<String, String> {
     lines
 }
 
-fn visit(root: &Path, dir: &Path, lines: &mut BTreeMap<String, String>, links: &mut HashMap<u64, String>) {
-    let mut entries: Vec<_> = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("list {}: {e}", dir.display())).map(|e| e.expect("an entry").path()).collect();
+fn visit(
+    root: &Path,
+    dir: &Path,
+    lines: &mut BTreeMap<String, String>,
+    links: &mut HashMap<u64, String>,
+) {
+    let mut entries: Vec<_> = std::fs::read_dir(dir)
+        .unwrap_or_else(|e| panic!("list {}: {e}", dir.display()))
+        .map(|e| e.expect("an entry").path())
+        .collect();
     entries.sort();
     for path in entries {
-        let meta = path.symlink_metadata().unwrap_or_else(|e| panic!("stat {}: {e}", path.display()));
+        let meta =
+            path.symlink_metadata().unwrap_or_else(|e| panic!("stat {}: {e}", path.display()));
         let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
-        let group = if meta.is_dir() { String::new() } else { links.entry(meta.ino()).or_insert_with(|| name.clone()).clone() };
+        let group = if meta.is_dir() {
+            String::new()
+        } else {
+            links.entry(meta.ino()).or_insert_with(|| name.clone()).clone()
+        };
         lines.insert(name, describe(&path, &meta, &group));
         if meta.is_dir() {
             visit(root, &path, lines, links);
@@ -30,7 +43,15 @@ fn visit(root: &Path, dir: &Path, lines: &mut BTreeMap<String, String>, links: &
 
 fn describe(path: &Path, meta: &std::fs::Metadata, group: &str) -> String {
     let kind = meta.file_type();
-    let mut line = format!("{:o} {}:{} nlink={} mtime={}.{:09}", meta.mode(), meta.uid(), meta.gid(), meta.nlink(), meta.mtime(), meta.mtime_nsec());
+    let mut line = format!(
+        "{:o} {}:{} nlink={} mtime={}.{:09}",
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.nlink(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    );
     if !kind.is_dir() {
         let _ = write!(line, " first={group} size={}", meta.size());
     }
@@ -52,18 +73,22 @@ fn describe(path: &Path, meta: &std::fs::Metadata, group: &str) -> String {
 /// FNV-1a: enough to tell two test files apart.
 fn digest(path: &Path) -> u64 {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()));
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut names = vec![0u8; 65536];
-    let len = rustix::fs::llistxattr(path, &mut names).unwrap_or_else(|e| panic!("listxattr {}: {e}", path.display()));
+    let len = rustix::fs::llistxattr(path, &mut names)
+        .unwrap_or_else(|e| panic!("listxattr {}: {e}", path.display()));
     let names = names[..len].split(|b| *b == 0).filter(|n| !n.is_empty());
     names
         .map(|name| {
             let mut value = vec![0u8; 65536];
             let name = String::from_utf8_lossy(name).into_owned();
-            let len = rustix::fs::lgetxattr(path, name.as_str(), &mut value).unwrap_or_else(|e| panic!("getxattr {name}: {e}"));
+            let len = rustix::fs::lgetxattr(path, name.as_str(), &mut value)
+                .unwrap_or_else(|e| panic!("getxattr {name}: {e}"));
             value.truncate(len);
             (name, value)
         })

@@ -36,7 +36,13 @@ impl FileHandle {
             // `len` bytes that it announces, and both outlive the call.
             // JUSTIFICATION: neither rustix nor nix wraps this call.
             let done = unsafe {
-                libc::name_to_handle_at(directory, name.as_ptr(), (&raw mut handle).cast(), &mut mount_id, flags)
+                libc::name_to_handle_at(
+                    directory,
+                    name.as_ptr(),
+                    (&raw mut handle).cast(),
+                    &mut mount_id,
+                    flags,
+                )
             };
             if done == 0 { Ok(()) } else { Err(last_errno()) }
         })?;
@@ -64,7 +70,9 @@ impl FileHandle {
         let flags = (flags | OFlags::CLOEXEC).bits() as i32;
         // SAFETY: `handle` has the kernel's layout and outlives the call, which only reads it.
         // JUSTIFICATION: neither rustix nor nix wraps this call.
-        let fd = unsafe { libc::open_by_handle_at(mount.as_fd().as_raw_fd(), (&raw mut handle).cast(), flags) };
+        let fd = unsafe {
+            libc::open_by_handle_at(mount.as_fd().as_raw_fd(), (&raw mut handle).cast(), flags)
+        };
         if fd < 0 {
             return Err(last_errno());
         }
@@ -117,7 +125,9 @@ mod tests {
         let root = std::fs::File::open(dir.path()).unwrap();
         let handle = FileHandle::of(&root, "a").unwrap().to_boxed().unboxed();
         let mut text = String::new();
-        std::fs::File::from(handle.open(&root, OFlags::RDONLY).unwrap()).read_to_string(&mut text).unwrap();
+        std::fs::File::from(handle.open(&root, OFlags::RDONLY).unwrap())
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "content");
     }
 

@@ -19,7 +19,8 @@ const HELD_ROOT: usize = 56;
 /// not active. After a crash, the superblock is either the old one or the mended one: it is one
 /// sector-aligned block.
 pub fn forget_unwritten_snapshot(path: &Path) -> Result<Option<u64>> {
-    let failed = |source| Error::Io { what: format!("the superblock on {}", path.display()), source };
+    let failed =
+        |source| Error::Io { what: format!("the superblock on {}", path.display()), source };
     let device = MetadataDevice::new(direct::open(path).map_err(failed)?);
     let mut superblock = device.read(0, Checksum::Superblock)?;
     let held = superblock.u64(HELD_ROOT);
@@ -60,7 +61,11 @@ mod tests {
     fn a_snapshot_that_was_never_written_is_forgotten() {
         let file = device(|block| block.set_u64(HELD_ROOT, 77));
         assert_eq!(forget_unwritten_snapshot(file.path()).unwrap(), Some(3));
-        assert_eq!(forget_unwritten_snapshot(file.path()).unwrap(), None, "the superblock is whole");
+        assert_eq!(
+            forget_unwritten_snapshot(file.path()).unwrap(),
+            None,
+            "the superblock is whole"
+        );
     }
 
     #[test]
