@@ -3,9 +3,11 @@
 //! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod event;
 mod snapshot;
 mod volume;
 
+pub use event::{Event, Published, Publisher, Topic};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 
