@@ -4,10 +4,12 @@
 //! has been validated: constructors refuse what no layer could store.
 
 mod event;
+mod finding;
 mod snapshot;
 mod volume;
 
 pub use event::{Event, Published, Publisher, Topic};
+pub use finding::Finding;
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 

@@ -206,8 +206,8 @@ fn verify_names_every_row_that_disagrees() {
         (|b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "id 2 leads"),
         (|b| b.put(Column::Kinds, Kinds::row_key(&ns("default"), Kind::View, &key("top")), [0; 4]), "is listed as view"),
         (|b| b.put(Column::Children, Children::row_key(&ns("default"), &key("top"), &key("base")), []), "listed as a child"),
-        (|b| b.put_volume(&volume(2, VolumeState::Tombstone)), "volume 2 is to be destroyed"),
-        (|b| b.put_volume(&volume(7, VolumeState::Live)), "volume 7 belongs to no snapshot"),
+        (|b| b.put_volume(&volume(2, VolumeState::Tombstone)), "snapshot default/top: volume 2 is to be destroyed"),
+        (|b| b.put_volume(&volume(7, VolumeState::Live)), "volume 7: it belongs to no snapshot"),
         (|b| b.delete_volume(VolumeId(2)), "volume 2 has no record"),
         (|b| b.remove_snapshot(&ns("default"), &key("base"), &snapshot(1, Kind::Committed, None)), "parent base is missing"),
         (|b| b.insert_snapshot(&ns("default"), &key("far"), &snapshot(5000, Kind::Active, None)), "never reserved"),
@@ -222,7 +222,7 @@ fn verify_names_every_row_that_disagrees() {
         damage(&mut batch);
         store.write(batch).unwrap();
         let found = store.verify().unwrap();
-        assert!(found.iter().any(|line| line.contains(expected)), "{expected:?} not in {found:#?}");
+        assert!(found.iter().any(|finding| finding.to_string().contains(expected)), "{expected:?} not in {found:#?}");
     }
 }
 
