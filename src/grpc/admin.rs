@@ -241,7 +241,10 @@ fn fill_in_usage(context: &Context, info: &mut snapshot::Info, cancel: &AtomicBo
 fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
     let volumes = context.snapshots.volumes();
     let backend = volumes.backend();
-    let details = backend.describe().into_iter().map(|(name, value)| Detail { name, value });
+    let keeping = context.snapshots.store().keeping()?;
+    let keeping = keeping.map(|reason| ("unnamed volumes".to_owned(), format!("kept: {reason}")));
+    let lines = backend.describe().into_iter().chain(keeping);
+    let details = lines.map(|(name, value)| Detail { name, value });
     Ok(StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

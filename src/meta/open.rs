@@ -142,7 +142,7 @@ fn open_for_writing(dir: &Path) -> Result<(DB, bool)> {
     strict.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     match open_with(dir, &strict) {
         Err(Error::Open { source, .. }) if source.kind() == ErrorKind::Corruption => {
-            let damaged = source.as_ref().contains("checksum mismatch");
+            let damaged = is_damaged_log(&source);
             let db = open_with(dir, &store_options())?;
             if damaged {
                 tracing::error!(dir = %dir.display(), %source, "the metadata store's log is damaged: changes made after the damage are lost; volumes that they named are kept until `thinfs check --repair`");
@@ -151,6 +151,11 @@ fn open_for_writing(dir: &Path) -> Result<(DB, bool)> {
         }
         other => Ok((other?, false)),
     }
+}
+
+/// What RocksDB says of a record in the middle of the log, not of one that the log's end cuts off.
+pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Corruption && error.as_ref().contains("checksum mismatch")
 }
 
 fn keep_unnamed(db: &DB) -> Result<()> {

@@ -93,6 +93,20 @@ impl Store {
         self.for_each_among(ns, Among::All, None, visit)
     }
 
+    /// Calls `visit` for each snapshot's kind and id as of one moment, over all namespaces, until it
+    /// breaks; reads no record.
+    pub fn for_each_kind(
+        &self,
+        visit: &mut dyn FnMut(Kind, SnapshotId) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.moment().scan(Column::Kinds, b"", None, &mut |row_key, value| {
+            let bad = |e| corrupt("an index row of kinds".to_owned(), e);
+            let (_, kind, _) = Kinds::decode_row_key(row_key).map_err(bad)?;
+            let id = Kinds::decode(value).map_err(bad)?;
+            Ok(visit(kind, id))
+        })
+    }
+
     /// Calls `visit` for each snapshot's id as of one moment, in order of ids, until it breaks;
     /// reads no record.
     pub fn for_each_id(

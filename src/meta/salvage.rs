@@ -15,12 +15,12 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{DB, IteratorMode, Options, ReadOptions};
+use rocksdb::{DB, DBRecoveryMode, IteratorMode, Options, ReadOptions};
 
 use super::backup::{LEAP, beside, copy_store, exchange};
 use super::columns::{Column, Ids, Kinds, Snapshots, System, Volumes};
 use super::error::{Error, Result};
-use super::open::{lock, make_dir};
+use super::open::{is_damaged_log, lock, make_dir};
 use super::verify;
 use super::{Batch, Store};
 use crate::types::{Finding, VolumeId};
@@ -55,7 +55,25 @@ pub fn check_closed(dir: &Path) -> Result<Vec<Finding>> {
              --offline --repair`",
         )]);
     }
-    Ok(verify::look(&db)?.into_iter().map(|damage| damage.finding).collect())
+    let rows = verify::look(&db)?.into_iter().map(|damage| damage.finding);
+    Ok(damaged_log(dir)?.into_iter().chain(rows).collect())
+}
+
+/// A log that is damaged before its end; one that is cut short is what a power cut leaves.
+fn damaged_log(dir: &Path) -> Result<Option<Finding>> {
+    let mut strict = Options::default();
+    strict.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
+    let failed = |source| Error::Open { dir: dir.to_owned(), source };
+    let columns = DB::list_cf(&strict, dir).map_err(failed)?;
+    match DB::open_cf_for_read_only(&strict, dir, columns, false) {
+        Err(source) if is_damaged_log(&source) => Ok(Some(Finding::manual(
+            "the log of the metadata store",
+            format!("it is damaged: {source}; changes made after the damage are lost"),
+            "the next start keeps volumes that no record names; see them with `thinfs check`, or \
+             bring back a backup with `thinfs restore`",
+        ))),
+        Ok(_) | Err(_) => Ok(None),
+    }
 }
 
 /// Mends the store in `dir`, which nobody has open; one that can't be read is replaced by what can

@@ -1,10 +1,11 @@
 //! All ids and volumes of the store at one look: what a start and a repair compare the backend with.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::Result;
 use crate::meta::Store;
-use crate::types::{Namespace, SnapshotId, SnapshotKey, Volume, VolumeId, VolumeState};
+use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, Volume, VolumeId, VolumeState};
 
 /// What the store holds. Some dozen bytes for each snapshot and volume.
 #[derive(Debug, Default)]
@@ -58,20 +59,34 @@ impl Census {
         tombstones
     }
 
-    /// The first snapshot whose volume has no record: then what nobody names may be its content.
+    /// The first snapshot whose volume has no record: then what nobody names may be its content. A
+    /// view of a committed snapshot has no volume of its own.
     pub(super) fn first_without_volume(
         &self,
         store: &Store,
     ) -> Result<Option<(Namespace, SnapshotKey)>> {
-        let has = |id: VolumeId| self.volumes.binary_search_by_key(&id, |volume| volume.id).is_ok();
-        for id in self.ids.iter().filter(|id| !has(VolumeId::of(**id))) {
-            // A view of a committed snapshot has no volume of its own.
-            if let Some((ns, key, snapshot)) = store.snapshot_by_id(*id)?
-                && !has(snapshot.volume)
-            {
-                return Ok(Some((ns, key)));
-            }
+        let has = |id: SnapshotId| {
+            self.volumes.binary_search_by_key(&VolumeId::of(id), |volume| volume.id).is_ok()
+        };
+        let mut missing: BTreeSet<_> = self.ids.iter().copied().filter(|id| !has(*id)).collect();
+        if missing.is_empty() {
+            return Ok(None);
         }
-        Ok(None)
+        store.for_each_kind(&mut |kind, id| {
+            if kind == Kind::View {
+                missing.remove(&id);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let Some(first) = missing.first() else { return Ok(None) };
+        let mut found = None;
+        store.for_each_id(&mut |id, ns, key| {
+            if id < *first {
+                return ControlFlow::Continue(());
+            }
+            found = Some((ns, key));
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
     }
 }

@@ -1,10 +1,14 @@
 //! Check: does everything fit together?
 
+use std::time::Duration;
+
 use super::census::Census;
 use super::{Result, Snapshots};
 use crate::meta::MEASURE;
 use crate::types::Finding;
 
+/// How long changes that run may take, and later ones wait for them.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What becomes of volumes that nobody names, where they are garbage.
 const GARBAGE: &str = "it is destroyed, as the next start would";
 const KEPT: &str = "it is kept until `thinfs check --repair` destroys it; what is needed of it must \
@@ -15,12 +19,14 @@ impl Snapshots {
     /// destroyed; none if all is sound. Changes nothing.
     ///
     /// What is in the making while it looks can seem to disagree, so it looks twice where there is
-    /// something to say, and tells what both looks saw.
+    /// something to say, and tells what both looks saw; what was in the making at the first look is
+    /// waited for in between, for a while.
     pub fn check(&self) -> Result<Vec<Finding>> {
         let first = self.look()?;
         if first.is_empty() {
             return Ok(first);
         }
+        drop(self.gate.try_write_for(PATIENCE));
         let second = self.look()?;
         Ok(first.into_iter().filter(|finding| second.contains(finding)).collect())
     }
@@ -40,7 +46,7 @@ impl Snapshots {
         let keeping = self.store.keeping()?;
         let lines = self.volumes.backend().check(&known)?;
         findings.extend(lines.into_iter().map(|line| of_backend(line, keeping.is_some())));
-        findings.extend(self.reaper.failures().into_iter().map(|line| of_reaper(&line)));
+        findings.extend(self.stuck());
         if let Some(reason) = keeping {
             findings.push(Finding::mendable(
                 "volumes that no record names",
@@ -49,6 +55,11 @@ impl Snapshots {
             ));
         }
         Ok(findings)
+    }
+
+    /// Removed volumes that can't be destroyed.
+    pub(super) fn stuck(&self) -> Vec<Finding> {
+        self.reaper.failures().into_iter().map(|line| of_reaper(&line)).collect()
     }
 }
 

@@ -35,34 +35,34 @@ impl Snapshots {
     /// 4. the backend destroys what nobody names, and says what it hasn't got;
     /// 5. what the reaper couldn't destroy is tried again.
     pub fn repair(&self) -> Result<Repair> {
-        let mut mended = Vec::new();
-        {
-            let gate = self.gate.write();
-            if *gate {
-                return Err(Error::Stopping);
-            }
-            let _paused = self.reaper.pause();
-            let before = self.look()?;
-            mended.extend(self.store.mend()?);
-            mended.extend(self.measure_missing()?);
-            mended.extend(self.reconcile_again(&before)?);
-            for finding in &mended {
-                tracing::warn!(
-                    object = finding.object,
-                    problem = finding.problem,
-                    done = finding.remedy,
-                    "mended"
-                );
-            }
-        }
-        let failed = self.reaper.failures();
-        if !failed.is_empty() {
-            self.cleanup()?;
-        }
-        if !mended.is_empty() {
+        let mut repair = self.repair_alone()?;
+        if !repair.mended.is_empty() {
             self.show_all()?;
         }
-        Ok(Repair { mended, left: self.check()? })
+        if !self.reaper.failures().is_empty() {
+            self.cleanup()?;
+        }
+        repair.left.extend(self.stuck());
+        Ok(repair)
+    }
+
+    /// Steps 1 to 4.
+    fn repair_alone(&self) -> Result<Repair> {
+        let gate = self.gate.write();
+        if *gate {
+            return Err(Error::Stopping);
+        }
+        let _paused = self.reaper.pause();
+        let before = self.look()?;
+        let mut mended = self.store.mend()?;
+        mended.extend(self.measure_missing()?);
+        mended.extend(self.reconcile_again(&before)?);
+        for Finding { object, problem, remedy, .. } in &mended {
+            tracing::warn!(object, problem, done = remedy, "mended");
+        }
+        let stuck = self.stuck();
+        let left = self.look()?.into_iter().filter(|finding| !stuck.contains(finding)).collect();
+        Ok(Repair { mended, left })
     }
 
     /// Committed snapshots without usage get one.

@@ -252,6 +252,11 @@ fn a_log_with_flipped_bytes_makes_the_store_keep_unnamed_volumes() {
     drop(store);
     let log = log_of(&path);
     flip(&log, fs::metadata(&log).unwrap().len() as usize / 2);
+    let found = check_closed(&path).unwrap();
+    assert!(
+        found[0].to_string().contains("the log of the metadata store: it is damaged"),
+        "{found:?}"
+    );
     let store = Store::open(&path).unwrap();
     assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
     assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none());

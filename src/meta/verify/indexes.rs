@@ -102,6 +102,9 @@ impl Check<'_> {
 
     /// A row that no record wants.
     fn orphan(&mut self, column: Column, row_key: &[u8], problem: String) -> Result<()> {
+        if self.remade.contains(&(column.name(), row_key.to_vec())) {
+            return Ok(());
+        }
         let mut mend = Batch::default();
         mend.delete(column, row_key);
         let object = format!("a row of {}", column.name());

@@ -11,7 +11,7 @@ mod rebuild;
 mod snapshots;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use rocksdb::DB;
@@ -136,13 +136,15 @@ struct Check<'a> {
     volumes: BTreeMap<VolumeId, Volume>,
     /// Records made again from index rows, not in the store yet.
     made: BTreeMap<(Namespace, SnapshotKey), Snapshot>,
+    /// Index rows that are made anew: whatever stands there now is not to be dropped.
+    remade: BTreeSet<(&'static str, Vec<u8>)>,
     found: Vec<Damage>,
 }
 
 impl<'a> Check<'a> {
     fn new(db: &'a DB) -> Self {
         let moment = Moment::now(db);
-        Self { moment, volumes: BTreeMap::new(), made: BTreeMap::new(), found: vec![] }
+        Self { moment, volumes: BTreeMap::new(), made: BTreeMap::new(), remade: BTreeSet::new(), found: vec![] }
     }
 }
 

@@ -52,6 +52,7 @@ impl Check<'_> {
                 None => format!("it has no row in {}", column.name()),
                 Some(_) => format!("its row in {} leads elsewhere", column.name()),
             };
+            self.remade.insert((column.name(), row_key.clone()));
             let mut mend = Batch::default();
             mend.put(column, row_key, value.unwrap_or_default());
             self.mendable(snapshot_name(ns, key), problem, "make the row anew", mend);
