@@ -139,6 +139,7 @@ impl ThinBackend {
         let plan = mount_plan(&config);
         let devices =
             Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        devices.adopt(assembly.held());
         Ok(Self {
             recipe: Recipe::new(&config),
             nodes,
