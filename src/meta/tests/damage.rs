@@ -51,7 +51,7 @@ fn rows_that_disagree_are_mended_without_loss() {
         ("a volume's record is gone", |b| b.delete_volume(VolumeId(2)), "snapshot default/top: volume 2 has no record"),
         ("a volume's record is rubbish", |b| b.put(Column::Volumes, Volumes::row_key(VolumeId(2)), [9, 9]), "volume 2: its record is damaged"),
         ("a record is gone", |b| b.delete(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("base"))), "snapshot default/base: its record is missing"),
-        ("a record is rubbish", |b| b.put(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("top")), [1, 0xff]), "snapshot default/top: its record is damaged"),
+        ("a record is rubbish", |b| b.put(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("top")), [1, 0xff]), "snapshot default/top: its record is missing or damaged"),
         ("a view's record is gone", |b| b.delete(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("look"))), "snapshot default/look: its record is missing"),
     ];
     for (name, damage, expected) in cases {

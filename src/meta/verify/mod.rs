@@ -23,7 +23,7 @@ use super::read::successor;
 use super::rows::Moment;
 use super::{Error, Store};
 use crate::types::{
-    Event, Finding, Namespace, Snapshot, SnapshotId, SnapshotKey, Topic, Volume, VolumeId,
+    Backing, Event, Finding, Namespace, Snapshot, SnapshotId, SnapshotKey, Topic, Volume, VolumeId,
 };
 
 /// Namespace of the snapshots that are made for volumes which lost theirs.
@@ -172,7 +172,9 @@ impl Check<'_> {
 
     /// Whether the store is of the native backend: then a volume's record can be made from its id.
     fn is_native(&self) -> Result<bool> {
-        Ok(self.moment.get(Column::System, System::POOL)?.is_none())
+        let thin = |volume: &Volume| volume.backing != Backing::Native;
+        Ok(self.moment.get(Column::System, System::POOL)?.is_none()
+            && !self.volumes.values().any(thin))
     }
 
     /// The counter of snapshot ids lies above all ids that there are.
