@@ -8,9 +8,13 @@ mod client;
 mod daemon;
 mod diff;
 mod error;
+mod gc;
+mod gc_args;
 mod generate;
 mod json;
+mod lease;
 mod list;
+mod namespace;
 mod output;
 mod progress;
 mod snapshots;
@@ -125,7 +129,9 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Usage(args) => list::usage(args, client, out).await,
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
-        Command::Gc => daemon::gc(client, out).await,
+        Command::Gc(args) => gc::gc(args, client, out).await,
+        Command::Lease(args) => lease::lease(args.command, client, out).await,
+        Command::Namespace(args) => namespace::namespace(args.command, client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check => daemon::check(client, out).await,
         Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {

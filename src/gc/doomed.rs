@@ -76,7 +76,9 @@ impl<'a> Doomed<'a> {
     fn spread(&mut self, at: usize, fate: Fate) {
         let why = match &fate {
             Fate::Goes => return,
-            Fate::Stays(_) | Fate::Failed(_) => format!("{} stays and refers to it", self.items[at].0),
+            Fate::Stays(_) | Fate::Failed(_) => {
+                format!("{} stays and refers to it", self.items[at].0)
+            }
         };
         if !self.goes(at) {
             return;

@@ -4,6 +4,7 @@
 //! registers layers and read-write layers, other parts what they hand out.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use super::doomed::Doomed;
 use crate::snapshot;
@@ -57,6 +58,8 @@ pub struct Found {
     /// Why it stays whatever refers to it ("mounted", "label containerd.io/gc.root"); `None`: it
     /// stays only as long as something refers to it.
     pub root: Option<String>,
+    /// When [`Found::root`] ceases to hold, if it does so by itself.
+    pub until: Option<SystemTime>,
     /// What it refers to. A target that doesn't exist is fine.
     pub edges: Vec<(Tie, Resource)>,
     /// What refers to it by its own word (`gc.bref` labels).
@@ -86,6 +89,9 @@ pub trait Source: Send + Sync {
     /// The kind of what [`Source::scan`] visits and [`Source::remove`] removes.
     fn kind(&self) -> Kind;
 
+    /// A run begins: what is said until the next one begins may be as of now.
+    fn begin(&self) {}
+
     /// Whether anything of this namespace might be collected, as far as a cheap look tells. When no
     /// source of a namespace says so, the namespace isn't scanned.
     fn may_have_garbage(&self, ns: &Namespace) -> Result<bool, snapshot::Error>;
@@ -98,8 +104,8 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether it exists, so that a lease can hold it.
-    fn exists(&self, ns: &Namespace, id: &str) -> Result<bool, snapshot::Error>;
+    /// Whether it exists, so that a lease can hold it; `None`: leases don't hold this kind.
+    fn exists(&self, ns: &Namespace, id: &str) -> Result<Option<bool>, snapshot::Error>;
 
     /// Removes what is left to remove of `doomed`, in its order, and says of the others why they
     /// stay ([`Doomed::keep`], [`Doomed::fail`]), which keeps what they refer to as well. Returns

@@ -2,7 +2,7 @@
 
 use rocksdb::{DB, WriteBatch};
 
-use super::columns::{Children, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
+use super::columns::{Children, Collectable, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
 use super::rows::handle;
 use crate::types::{Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
@@ -29,6 +29,9 @@ impl Batch {
         self.put(Column::Ids, Ids::row_key(new.id), Ids::encode(ns, key));
         if let Some(parent) = &new.parent {
             self.put(Column::Children, Children::row_key(ns, parent, key), []);
+        }
+        if new.collectable {
+            self.put(Column::Collectable, Collectable::row_key(ns, key), []);
         }
         if Digests::needed(key) {
             self.put(
@@ -58,6 +61,9 @@ impl Batch {
         self.delete(Column::Ids, Ids::row_key(old.id));
         if let Some(parent) = &old.parent {
             self.delete(Column::Children, Children::row_key(ns, parent, key));
+        }
+        if old.collectable {
+            self.delete(Column::Collectable, Collectable::row_key(ns, key));
         }
         if Digests::needed(key) {
             self.delete(Column::Digests, Digests::row_key(ns, &Digests::of(key)));
@@ -89,7 +95,7 @@ impl Batch {
         self.rows.push(Row { column, key: key.into(), value: Some(value.into()) });
     }
 
-    fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
+    pub(super) fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
         self.rows.push(Row { column, key: key.into(), value: None });
     }
 

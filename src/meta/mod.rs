@@ -23,6 +23,16 @@
 //! └── namespace \0 sha256(key) → key
 //! volumes                                   live and lost volumes, and tombstones
 //! └── id (u32 BE)        → Volume           state, origin, size, backing
+//! namespaces                                namespaces that were made or labelled as such
+//! └── namespace          → Namespace        created, labels
+//! leases                                    what holds resources for a while
+//! └── namespace \0 lease → Lease            created, labels
+//! lease_resources                           what a lease holds
+//! └── namespace \0 lease \0 kind \0 id → ""
+//! holders                                   index: leases by what they hold
+//! └── namespace \0 kind \0 id \0 lease → ""
+//! collectable                               index: snapshots made under a lease
+//! └── namespace \0 key   → ""
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
@@ -44,7 +54,9 @@
 mod batch;
 mod columns;
 mod error;
+mod leases;
 mod migrations;
+mod namespaces;
 mod open;
 mod read;
 mod rows;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use super::Store;
-use super::columns::{Children, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
+use super::columns::{Children, Collectable, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
 use super::error::Result;
 use super::read::{corrupt, snapshot_at};
 use super::rows::Moment;
@@ -19,6 +19,7 @@ impl Store {
     /// - a parent exists and is committed; a committed snapshot has its usage recorded;
     /// - ids are below the reserved end;
     /// - each snapshot's volume exists and is no tombstone: its own, or for a view its parent's;
+    /// - a lease and what it holds know of each other, and both exist;
     /// - each live or lost volume belongs to the snapshot with its id, each tombstone to none.
     pub fn verify(&self) -> Result<Vec<String>> {
         let moment = self.moment();
@@ -34,6 +35,7 @@ impl Store {
         check.children()?;
         check.digests()?;
         check.volumes()?;
+        check.found.extend(super::leases::verify(&check.moment)?);
         Ok(check.found)
     }
 }
@@ -95,6 +97,11 @@ impl Check<'_> {
             && self.moment.get(Column::Children, &Children::row_key(ns, parent, key))?.is_none()
         {
             self.say(format!("snapshot {ns}/{key}: missing among the children of {parent}"));
+        }
+        if snapshot.collectable
+            && self.moment.get(Column::Collectable, &Collectable::row_key(ns, key))?.is_none()
+        {
+            self.say(format!("snapshot {ns}/{key}: missing among those made under a lease"));
         }
         if Digests::needed(key)
             && self.moment.get(Column::Digests, &Digests::row_key(ns, &Digests::of(key)))?.is_none()

@@ -1,5 +1,6 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod leases;
 mod opening;
 mod querying;
 mod writing;
@@ -40,6 +41,7 @@ fn snapshot(id: u32, kind: Kind, parent: Option<&str>) -> Snapshot {
         updated: created,
         usage: (kind == Kind::Committed).then_some(Usage { size: 4096, inodes: 3 }),
         volume: VolumeId(id),
+        collectable: false,
     }
 }
 
