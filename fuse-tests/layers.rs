@@ -15,10 +15,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
-    ("grpc", &["types", "tree", "volume", "events", "snapshot", "fs"]),
+    ("gc", &["types", "meta", "snapshot"]),
+    ("grpc", &["types", "tree", "volume", "events", "snapshot", "fs", "gc"]),
     ("config", &["types"]),
-    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
-    ("cli", &["types", "config", "daemon", "grpc"]),
+    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc", "grpc"]),
+    ("cli", &["types", "config", "daemon", "gc", "grpc"]),
 ];
 
 const CRATES: &[(&str, &[&str])] = &[

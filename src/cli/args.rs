@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::gc_args::{GcArgs, Lease, LeaseArgs, NamespaceArgs};
 use crate::config::{GLOBAL, Place, Settings};
 use crate::types::Namespace;
 
@@ -40,11 +41,15 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   diff                 a line each: change (added, modified, deleted), path; path_hex if the path
                        is not UTF-8
   mounts               a line each: type, source, options
-  gc                   destroyed, waiting, failed
   check                sound, problems, findings and mended [{object, problem, remedy, mendable}]
   events               a line each: sequence, at, topic, namespace, key, details; or gone {from, to}
+  gc                   destroyed, waiting, failed, collected [{namespace, kind, id, why}],
+                       stayed [the same], expired, mark_us, sweep_us
+  lease ls, lease info, lease create   namespace, id, labels, created, expires,
+                       resources [{kind, id}]
+  namespace ls         name, labels, created
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
-                       details, capacity, namespaces, pending, volumes
+                       details, capacity, namespaces, pending, volumes, gc
 
 ";
 
@@ -91,11 +96,9 @@ pub(super) enum Command {
     Mounts(MountsArgs),
     Diff(DiffArgs),
     Label(LabelArgs),
-    /// Reclaim now what removed snapshots left behind, and wait for it
-    ///
-    /// The daemon does this by itself in the background; gc is for scripts that measure the free
-    /// space afterwards.
-    Gc,
+    Lease(LeaseArgs),
+    Namespace(NamespaceArgs),
+    Gc(GcArgs),
     /// Show the daemon: backend, space, namespaces, activated volumes
     Status,
     Check(CheckArgs),
@@ -136,6 +139,8 @@ pub(super) struct PrepareArgs {
     pub(super) parent: Option<String>,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
     /// Most that its filesystem can hold (thin backend), like 20G; a parent's size is the least
     #[arg(long, value_name = "SIZE")]
     pub(super) size: Option<crate::config::Bytes>,
@@ -152,6 +157,8 @@ pub(super) struct ViewArgs {
     pub(super) parent: Option<String>,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
 }
 
 /// Turn an active snapshot into a committed one and print its directory
@@ -167,6 +174,11 @@ pub(super) struct CommitArgs {
     pub(super) name: String,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
+    /// Never collect it, whatever becomes of leases: sets the label containerd.io/gc.root
+    #[arg(long)]
+    pub(super) keep: bool,
     /// Committed snapshot to stand on, for one that was prepared without a parent
     #[arg(long, short, value_name = "NAME")]
     pub(super) parent: Option<String>,
@@ -385,7 +397,7 @@ pub(super) struct ManArgs {
     pub(super) dir: Option<PathBuf>,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write a label as KEY=VALUE".to_owned()),

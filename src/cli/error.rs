@@ -96,6 +96,18 @@ pub enum Error {
     /// Standard output can't be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+    /// The command that `lease run` was to run couldn't be run.
+    #[error("cannot run {command}")]
+    Command {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The command that `lease run` ran has ended with this exit code, and said why itself.
+    #[error("the command ended with {0}")]
+    Ended(u8),
     /// The async runtime can't be made.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -133,6 +145,8 @@ impl Error {
             | Self::SocketPath(_)
             | Self::Write { .. }
             | Self::Output(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
             | Self::Runtime(_) => None,
         }
     }
@@ -147,9 +161,12 @@ impl Error {
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound { .. } => ExitCode::Unsound,
-            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
-                ExitCode::Error
-            }
+            Self::Daemon(_)
+            | Self::Write { .. }
+            | Self::Output(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
+            | Self::Runtime(_) => ExitCode::Error,
         }
     }
 }

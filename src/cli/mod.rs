@@ -10,9 +10,13 @@ mod daemon;
 mod diff;
 mod error;
 mod events;
+mod gc;
+mod gc_args;
 mod generate;
 mod json;
+mod lease;
 mod list;
+mod namespace;
 mod output;
 mod progress;
 mod snapshots;
@@ -138,7 +142,9 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Usage(args) => list::usage(args, client, out).await,
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
-        Command::Gc => daemon::gc(client, out).await,
+        Command::Gc(args) => gc::gc(args, client, out).await,
+        Command::Lease(args) => lease::lease(args.command, client, out).await,
+        Command::Namespace(args) => namespace::namespace(args.command, client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check(args) => check::check(args, client, out).await,
         Command::Backup(args) => check::backup(args, client, out).await,

@@ -75,6 +75,9 @@ pub enum Error {
     /// The state that was found can't be served.
     #[error("cannot recover the snapshots")]
     Recover(#[source] crate::snapshot::Error),
+    /// The collector's thread can't be started.
+    #[error("cannot start the collector")]
+    Collector(#[source] crate::snapshot::Error),
     /// Not everything could be closed.
     #[error("cannot close the snapshots")]
     Close(#[source] crate::snapshot::Error),
@@ -149,6 +152,7 @@ impl Error {
             }
             Self::UnknownBackend { .. }
             | Self::Backend { .. }
+            | Self::Collector(_)
             | Self::Close(_)
             | Self::TakeDown(_)
             | Self::Fuse { .. }

@@ -15,7 +15,7 @@ use super::proto::thinfs::admin::v1::{
     Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest, UsageReply, UsageRequest,
     ViewRequest, VolumeStatus, admin_server,
 };
-use super::{Context, convert, diff, events, status};
+use super::{Context, convert, diff, events, gc, status};
 use crate::snapshot::{self, LabelUpdate};
 use crate::types::Kind;
 use crate::volume::Access;
@@ -41,7 +41,14 @@ impl admin_server::Admin for Admin {
         let snapshot = blocking(move || {
             let ns = convert::namespace(request.namespace)?;
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
-            let info = context.snapshots.prepare(&ns, &key, parent.as_ref(), request.labels)?;
+            let (labels, lease) = (request.labels, convert::lease(request.lease)?);
+            let info = context.snapshots.prepare_under(
+                &ns,
+                &key,
+                parent.as_ref(),
+                labels,
+                lease.as_ref(),
+            )?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -54,7 +61,14 @@ impl admin_server::Admin for Admin {
         let snapshot = blocking(move || {
             let ns = convert::namespace(request.namespace)?;
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
-            let info = context.snapshots.view(&ns, &key, parent.as_ref(), request.labels)?;
+            let (labels, lease) = (request.labels, convert::lease(request.lease)?);
+            let info = context.snapshots.view_under(
+                &ns,
+                &key,
+                parent.as_ref(),
+                labels,
+                lease.as_ref(),
+            )?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -68,8 +82,15 @@ impl admin_server::Admin for Admin {
             let ns = convert::namespace(request.namespace)?;
             let (name, key) = (convert::key(request.name)?, convert::key(request.key)?);
             let parent = convert::parent(request.parent)?;
-            let info =
-                context.snapshots.commit(&ns, &name, &key, request.labels, parent.as_ref())?;
+            let lease = convert::lease(request.lease)?;
+            let info = context.snapshots.commit_under(
+                &ns,
+                &name,
+                &key,
+                request.labels,
+                parent.as_ref(),
+                lease.as_ref(),
+            )?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -168,11 +189,10 @@ impl admin_server::Admin for Admin {
     }
 
     #[tracing::instrument(name = "gc", skip_all)]
-    async fn gc(&self, _: Request<GcRequest>) -> Reply<GcReply> {
-        let context = Arc::clone(&self.0);
-        let reaped = blocking(move || context.snapshots.cleanup()).await?;
-        let (destroyed, waiting) = (reaped.destroyed as u64, reaped.waiting as u64);
-        Ok(Response::new(GcReply { destroyed, waiting, failed: reaped.failed }))
+    async fn gc(&self, request: Request<GcRequest>) -> Reply<GcReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let reply = cancellable(move |cancel| gc::collect(&context, request, cancel));
+        Ok(Response::new(reply.await?))
     }
 
     #[tracing::instrument(name = "check", skip_all)]
@@ -260,6 +280,7 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
+        gc: Some(gc::status(context.collector.totals())),
     })
 }
 

@@ -7,7 +7,7 @@ use super::proto::containerd::services::snapshots::v1 as containerd;
 use super::proto::containerd::types::Mount;
 use super::proto::thinfs::admin::v1 as admin;
 use crate::snapshot::{Info, Result};
-use crate::types::{Finding, Kind, Namespace, SnapshotKey, Usage};
+use crate::types::{Finding, Kind, LeaseId, Namespace, SnapshotKey, Usage};
 
 pub(super) fn key(text: String) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
@@ -15,6 +15,11 @@ pub(super) fn key(text: String) -> Result<SnapshotKey> {
 
 pub(super) fn parent(text: String) -> Result<Option<SnapshotKey>> {
     if text.is_empty() { Ok(None) } else { key(text).map(Some) }
+}
+
+/// The lease that a request names.
+pub(super) fn lease(text: String) -> Result<Option<LeaseId>> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(LeaseId::new(text)?)) }
 }
 
 pub(super) fn namespace(text: String) -> Result<Namespace> {

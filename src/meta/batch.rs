@@ -2,7 +2,9 @@
 
 use rocksdb::{DB, WriteBatch};
 
-use super::columns::{Children, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes};
+use super::columns::{
+    Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
+};
 use super::rows::handle;
 use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
@@ -30,6 +32,9 @@ impl Batch {
         self.put(Column::Ids, Ids::row_key(new.id), Ids::encode(ns, key));
         if let Some(parent) = &new.parent {
             self.put(Column::Children, Children::row_key(ns, parent, key), []);
+        }
+        if new.collectable {
+            self.put(Column::Collectable, Collectable::row_key(ns, key), []);
         }
         if Digests::needed(key) {
             self.put(
@@ -62,6 +67,9 @@ impl Batch {
         self.delete(Column::Ids, Ids::row_key(old.id));
         if let Some(parent) = &old.parent {
             self.delete(Column::Children, Children::row_key(ns, parent, key));
+        }
+        if old.collectable {
+            self.delete(Column::Collectable, Collectable::row_key(ns, key));
         }
         if Digests::needed(key) {
             self.delete(Column::Digests, Digests::row_key(ns, &Digests::of(key)));

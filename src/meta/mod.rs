@@ -28,6 +28,16 @@
 //! └── id (u32 BE)        → Volume           state, origin, size, backing
 //! events                                    what happened, in order; the newest 65,536
 //! └── number (u64 BE)    → Event            topic, namespace, key, details, time
+//! namespaces                                namespaces that were made or labelled as such
+//! └── namespace          → Namespace        created, labels
+//! leases                                    what holds resources for a while
+//! └── namespace \0 lease → Lease            created, labels
+//! lease_resources                           what a lease holds
+//! └── namespace \0 lease \0 kind \0 id → ""
+//! holders                                   index: leases by what they hold
+//! └── namespace \0 kind \0 id \0 lease → ""
+//! collectable                               index: snapshots made under a lease
+//! └── namespace \0 key   → ""
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
@@ -52,7 +62,9 @@ mod batch;
 mod columns;
 mod committer;
 mod error;
+mod leases;
 mod migrations;
+mod namespaces;
 mod open;
 mod read;
 mod rows;

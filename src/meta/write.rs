@@ -81,6 +81,19 @@ impl Store {
         })
     }
 
+    /// Applies a batch without waiting for the disk: a power cut may undo it. It is never undone
+    /// alone: what was written later goes with it, for the log is read up to its first tear. So
+    /// for what is only a note that something is done which may be done again.
+    pub fn write_lazily(&self, batch: Batch) -> Result<()> {
+        if let Some(reason) = self.poisoned() {
+            return Err(Error::Poisoned { reason });
+        }
+        self.write_to_rocksdb(batch, &WriteOptions::default()).map_err(|source| {
+            let _ = self.poison.set(source.to_string());
+            Error::Write { source }
+        })
+    }
+
     #[cfg(not(test))]
     fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
         write_group(&self.db, &self.tail, group)

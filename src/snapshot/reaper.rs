@@ -212,7 +212,8 @@ impl Shared {
     ///
     /// 1. no new file is opened, and none is open;
     /// 2. destroy;
-    /// 3. forget, in a batch.
+    /// 3. forget, in a batch that nobody waits for: ten thousand of them must not keep others from
+    ///    the disk.
     fn try_reap(&self, volume: &Volume) -> Result<bool> {
         if !self.volumes.try_close(volume)? {
             return Ok(false);
@@ -220,7 +221,7 @@ impl Shared {
         self.volumes.backend().destroy(volume)?;
         let mut batch = Batch::default();
         batch.delete_volume(volume.id);
-        self.store.write(batch)?;
+        self.store.write_lazily(batch)?;
         Ok(true)
     }
 }

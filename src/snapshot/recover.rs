@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::census::Census;
 use super::reaper::Reaper;
+use super::references::References;
 use super::{Result, Snapshots, locks, usage};
 use crate::meta::{Batch, Store};
 use crate::types::{SnapshotId, Volume, VolumeId, VolumeState};
@@ -69,6 +70,8 @@ impl Snapshots {
             gate: Default::default(),
             watchers: Default::default(),
             usages: usage::Recent::default(),
+            references: References::default(),
+            leases: Default::default(),
         };
         Ok((Arc::new(snapshots), recovery))
     }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod migrating;
+mod leases;
 mod opening;
 mod querying;
 mod restoring;
@@ -43,6 +44,7 @@ fn snapshot(id: u32, kind: Kind, parent: Option<&str>) -> Snapshot {
         updated: created,
         usage: (kind == Kind::Committed).then_some(Usage { size: 4096, inodes: 3 }),
         volume: VolumeId(id),
+        collectable: false,
     }
 }
 

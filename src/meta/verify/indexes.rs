@@ -88,7 +88,7 @@ impl Check<'_> {
         }
     }
 
-    fn unless(
+    pub(super) fn unless(
         &mut self,
         sound: bool,
         column: Column,

@@ -7,6 +7,7 @@
 //! [`FOUND`]. A volume that a record names is never destroyed.
 
 mod indexes;
+mod leases;
 mod rebuild;
 mod snapshots;
 mod volumes;
@@ -51,6 +52,7 @@ impl Store {
     /// - a parent exists and is committed; a committed snapshot has its usage recorded;
     /// - ids are below the reserved end;
     /// - each snapshot's volume exists and is no tombstone: its own, or for a view its parent's;
+    /// - a lease and what it holds know of each other, and both exist;
     /// - each live or lost volume belongs to the snapshot with its id, each tombstone to none.
     pub fn verify(&self) -> Result<Vec<Finding>> {
         Ok(look(&self.db)?.into_iter().map(|damage| damage.finding).collect())
@@ -105,6 +107,7 @@ pub(super) fn look(db: &DB) -> Result<Vec<Damage>> {
     check.snapshots()?;
     check.ids()?;
     check.indexes()?;
+    check.leases()?;
     check.volumes()?;
     Ok(check.found)
 }

@@ -16,6 +16,7 @@ impl Check<'_> {
             match Snapshots::decode(record) {
                 Ok(snapshot) => {
                     check.rows_of(&ns, &key, &snapshot)?;
+                    check.collectable(&ns, &key, &snapshot)?;
                     check.parent_of(&ns, &key, &snapshot)?;
                     check.volume_of(&ns, &key, &snapshot)
                 }

@@ -132,8 +132,8 @@ pub(crate) fn code(error: &Error) -> Code {
         Error::InvalidName(_) | Error::InvalidArgument(_) | Error::ParentNotCommitted { .. } => {
             Code::InvalidArgument
         }
-        Error::NotFound(_) | Error::ParentNotFound(_) => Code::NotFound,
-        Error::AlreadyExists(_) => Code::AlreadyExists,
+        Error::NotFound(_) | Error::ParentNotFound(_) | Error::NoSuch { .. } => Code::NotFound,
+        Error::AlreadyExists(_) | Error::Exists { .. } => Code::AlreadyExists,
         Error::WrongKind { .. }
         | Error::HasChildren(_)
         | Error::FailedPrecondition(_)
