@@ -18,7 +18,7 @@ use crate::config::Span;
 #[command(after_help = "Examples:\n  thinfs gc --dry-run\n  thinfs gc --wait")]
 pub(super) struct GcArgs {
     /// Print what would go and why, and change nothing
-    #[arg(long, short = 'n', conflicts_with = "wait")]
+    #[arg(long, conflicts_with = "wait")]
     pub(super) dry_run: bool,
     /// Wait until everything removed is destroyed, that with open files too
     #[arg(long)]

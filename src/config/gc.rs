@@ -13,6 +13,7 @@ use super::Span;
 
 /// What one layer says; `None`: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
+#[group(id = "gc")]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(super) struct Settings {
     /// Most of the time that may go into collecting, 0 to 0.5 [default: 0.02]

@@ -72,8 +72,12 @@ impl Scheduler {
         if let Some(touched) = &mut state.touched {
             touched.insert(ns.clone());
         }
+        let before = state.policy.wake();
         state.policy.event(event, now);
-        self.changed.notify_all();
+        // Most changes put off or bring on nothing: the thread sleeps on.
+        if state.policy.wake() != before {
+            self.changed.notify_all();
+        }
     }
 }
 
