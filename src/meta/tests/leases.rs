@@ -18,6 +18,7 @@ fn written(store: &Store, change: impl FnOnce(&mut Batch)) {
 #[test]
 fn a_lease_and_what_it_holds_know_of_each_other_until_it_is_deleted() {
     let (_dir, store) = fresh();
+    store.next_snapshot_id().unwrap();
     let (here, one, two) = (ns("default"), lease("one"), lease("two"));
     insert(&store, "default", "a", &snapshot(1, Kind::Active, None));
     let a = Leased::snapshot(&key("a"));
@@ -67,6 +68,7 @@ fn a_hold_of_a_missing_lease_or_snapshot_is_found_by_verify() {
 #[test]
 fn what_was_made_under_a_lease_is_listed_as_long_as_it_is_there() {
     let (_dir, store) = fresh();
+    store.next_snapshot_id().unwrap();
     let made = Snapshot { collectable: true, ..snapshot(1, Kind::Active, None) };
     insert(&store, "default", "a", &made);
     insert(&store, "other", "b", &snapshot(2, Kind::Active, None));
