@@ -168,6 +168,15 @@ pub(super) fn write_group(db: &DB, tail: &Tail, group: Vec<Batch>) -> Result<(),
     Ok(())
 }
 
+/// Writes one batch beside the groups, without waiting for the disk. It publishes nothing: only the leader
+/// of a group may give numbers.
+pub(super) fn write_beside(db: &DB, batch: Batch) -> Result<(), rocksdb::Error> {
+    debug_assert!(batch.events.is_empty(), "an event must not be lost");
+    let mut all = WriteBatch::default();
+    batch.add_to(&mut all, db);
+    db.write(all)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};

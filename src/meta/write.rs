@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 use super::batch::Batch;
 use super::columns::{Column, System};
-use super::committer::write_group;
+use super::committer::{write_beside, write_group};
 use super::error::{Error, Result};
 use super::{Store, rows};
 use crate::types::SnapshotId;
@@ -83,12 +83,12 @@ impl Store {
 
     /// Applies a batch without waiting for the disk: a power cut may undo it. It is never undone
     /// alone: what was written later goes with it, for the log is read up to its first tear. So
-    /// for what is only a note that something is done which may be done again.
+    /// for what is only a note that something is done which may be done again. Publishes no event.
     pub fn write_lazily(&self, batch: Batch) -> Result<()> {
         if let Some(reason) = self.poisoned() {
             return Err(Error::Poisoned { reason });
         }
-        self.write_to_rocksdb(batch, &WriteOptions::default()).map_err(|source| {
+        write_beside(&self.db, batch).map_err(|source| {
             let _ = self.poison.set(source.to_string());
             Error::Write { source }
         })

@@ -83,6 +83,7 @@ impl Check<'_> {
             updated: now,
             usage: None,
             volume,
+            collectable: false,
         };
         let mut mend = Batch::default();
         mend.insert_snapshot(ns, key, &made);

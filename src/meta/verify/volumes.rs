@@ -57,6 +57,7 @@ impl Check<'_> {
             updated: now,
             usage: None,
             volume: volume.id,
+            collectable: false,
         };
         let ns = Namespace::new(FOUND).expect("a valid namespace");
         let key = SnapshotKey::new(format!("volume-{}", volume.id)).expect("a valid key");
