@@ -1,7 +1,7 @@
 //! Subcommands about the daemon as a whole.
 
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Result};
 use super::json;
 use super::output::{Out, age, number, size, text};
 use super::progress::during;
@@ -22,19 +22,6 @@ pub(super) fn print_gc(reply: &admin::GcReply, out: &mut Out) -> std::io::Result
     }
     out.line(format!("{destroyed} destroyed, {waiting} still in use, {} failed", failed.len()))?;
     failed.iter().try_for_each(|line| out.line(format!("failed: {line}")))
-}
-
-pub(super) async fn check(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let reply = during(|| "checking".to_owned(), client.admin.check(admin::CheckRequest {})).await;
-    let problems = reply.asked(|| "check".to_owned())?.into_inner().problems;
-    if out.json {
-        out.object(&json::Check { sound: problems.is_empty(), problems: &problems })?;
-    } else if problems.is_empty() {
-        out.line("sound: the store and the backend agree")?;
-    } else {
-        problems.iter().try_for_each(|problem| out.line(problem))?;
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Unsound(problems.len())) }
 }
 
 pub(super) async fn status(client: &mut Client, out: &mut Out<'_>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -78,6 +78,7 @@ impl Snapshots {
         let mut batch = Batch::default();
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
+        batch.publish(events::committed(ns, key, name, &committed));
         match self.store.write(batch) {
             Ok(()) => seal.keep(),
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use super::{Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::meta::{self, Batch};
 use crate::types::{
     Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -107,6 +107,7 @@ impl Snapshots {
         let info = request.into_info(id, volume.id);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
         match self.store.write(batch) {
             Ok(()) => Ok(info),
@@ -119,6 +120,7 @@ impl Snapshots {
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         self.store.write(batch)?;
         Ok(info)
     }

@@ -35,10 +35,12 @@
 //! unknown; the store then takes no more writes, and nothing that the batch named is undone: the
 //! next start finds out.
 
+mod census;
 mod check;
 mod commit;
 mod create;
 mod error;
+pub(crate) mod events;
 mod filter;
 mod locks;
 mod open;
@@ -47,6 +49,7 @@ mod query;
 mod reaper;
 mod recover;
 mod remove;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -57,6 +60,7 @@ mod walk;
 pub use error::{Error, Result};
 pub use reaper::Reaped;
 pub use recover::Recovery;
+pub use repair::Repair;
 pub use update::LabelUpdate;
 
 use std::sync::Arc;

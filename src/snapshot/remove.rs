@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
@@ -56,6 +56,7 @@ impl Snapshots {
         };
         let mut batch = Batch::default();
         batch.remove_snapshot(ns, key, &snapshot);
+        batch.publish(events::removed(ns, key, &snapshot));
         if let Some(tombstone) = &tombstone {
             batch.put_volume(tombstone);
         }

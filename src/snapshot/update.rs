@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::locks::Mode;
-use super::{Change, Info, Result, Snapshots};
+use super::{Change, Info, Result, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -64,6 +64,7 @@ impl Snapshots {
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
         let mut batch = Batch::default();
         batch.update_snapshot(ns, key, &old, &new);
+        batch.publish(events::updated(ns, key, &new));
         self.store.write(batch)?;
         Ok(Info { namespace: ns.clone(), key: key.clone(), snapshot: new })
     }

@@ -3,9 +3,13 @@
 //! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod event;
+mod finding;
 mod snapshot;
 mod volume;
 
+pub use event::{Event, Published, Publisher, Topic};
+pub use finding::Finding;
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 

@@ -8,16 +8,20 @@
 
 mod children;
 mod digests;
+mod events;
 mod ids;
 mod kinds;
+mod labels;
 mod snapshots;
 mod system;
 mod volumes;
 
 pub(super) use children::Children;
 pub(super) use digests::Digests;
+pub(super) use events::Events;
 pub(super) use ids::Ids;
 pub(super) use kinds::Kinds;
+pub(super) use labels::Labels;
 pub(super) use snapshots::Snapshots;
 pub(super) use system::System;
 pub(super) use volumes::Volumes;
@@ -43,10 +47,14 @@ pub(super) enum Column {
     Volumes,
     /// [`Digests`]
     Digests,
+    /// [`Labels`]
+    Labels,
+    /// [`Events`]
+    Events,
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 7] = [
+    pub(super) const ALL: [Column; 9] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -54,6 +62,8 @@ impl Column {
         Column::Ids,
         Column::Volumes,
         Column::Digests,
+        Column::Labels,
+        Column::Events,
     ];
 
     /// Its name on disk.
@@ -66,6 +76,8 @@ impl Column {
             Column::Ids => "ids",
             Column::Volumes => "volumes",
             Column::Digests => "digests",
+            Column::Labels => "labels",
+            Column::Events => "events",
         }
     }
 }

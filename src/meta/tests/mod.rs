@@ -1,7 +1,10 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod damage;
+mod migrating;
 mod opening;
 mod querying;
+mod restoring;
 mod writing;
 
 use std::time::{Duration, UNIX_EPOCH};
