@@ -3,7 +3,8 @@
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
 //! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
-//! against containerd's own snapshotters, on either.
+//! against containerd's own snapshotters, on either. `bench store` anywhere: durable mutations against what fsync allows,
+//! and a store of 100,000 snapshots.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod containerd;
@@ -15,6 +16,7 @@ mod golang;
 #[path = "../harness/proc.rs"]
 mod proc;
 mod report;
+mod store;
 mod thin;
 
 fn main() {
@@ -23,9 +25,10 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("fuse") => fuse::run(),
         Some("thin") => thin::run(),
+        Some("store") => store::run(),
         Some("containerd") => containerd::run(),
         _ => {
-            eprintln!("usage: bench fuse | thin | containerd   (through scripts/bench)");
+            eprintln!("usage: bench fuse | thin | store | containerd   (through scripts/bench)");
             std::process::exit(2);
         }
     }
