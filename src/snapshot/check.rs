@@ -70,6 +70,9 @@ fn of_backend(line: String, keeping: bool) -> Finding {
     if line.ends_with("has a tree but no record") || line.ends_with("belongs to no volume") {
         return Finding::mendable("backend", line, remedy);
     }
+    if line.starts_with("the template on thin device") {
+        return Finding::mendable("backend", line, "it is forgotten, and made again when needed");
+    }
     let remedy = if line.contains("is lost") || line.ends_with("has a record but no tree") {
         "put it back from a backup of the root, or remove the snapshot with `thinfs rm`"
     } else if line.ends_with("is not a volume") || line.ends_with("was not made by thinfs") {
