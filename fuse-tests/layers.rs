@@ -14,9 +14,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
-    ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
+    ("layer_store", &["types", "tree", "meta", "snapshot", "layer"]),
+    ("grpc", &["types", "sys", "tree", "volume", "snapshot", "fs", "layer", "layer_store"]),
     ("config", &["types"]),
-    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
+    (
+        "daemon",
+        &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "layer_store", "grpc"],
+    ),
     ("cli", &["types", "config", "daemon", "grpc"]),
 ];
 

@@ -20,6 +20,7 @@
 //! ```text
 //! cli ─▶ daemon ─▶ { fuse, grpc } ─▶ … ─▶ snapshot ─▶ { meta, volume } ─▶ … ─▶ sys
 //!                    fuse ─▶ fs ─▶ { snapshot, volume }
+//!                    grpc ─▶ layer_store ─▶ { layer, snapshot }
 //!                    grpc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
 //! ```
 //!
@@ -35,7 +36,8 @@
 //! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
 //! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
 //! | [`grpc`] | containerd's service and the admin service | devices, the store |
-//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
+//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference | snapshots, the store |
+//! | [`layer_store`] | layers, read-write layers and images on snapshots, with references | FUSE, gRPC |
 //! | [`daemon`] | ordered start, recovery, stop | |
 //! | [`cli`], [`config`] | commands, settings | |
 //!
@@ -48,6 +50,7 @@ pub mod fs;
 pub mod fuse;
 pub mod grpc;
 pub mod layer;
+pub mod layer_store;
 pub mod meta;
 pub mod snapshot;
 pub mod sys;

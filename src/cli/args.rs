@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::layer_args::{ImageArgs, LayerArgs, RwArgs};
 use crate::config::{GLOBAL, Place, Settings};
 use crate::types::Namespace;
 
@@ -42,6 +43,7 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   mounts               a line each: type, source, options
   gc                   destroyed, waiting, failed
   check                sound, problems
+  layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
                        details, capacity, namespaces, pending, volumes
 
@@ -90,6 +92,9 @@ pub(super) enum Command {
     Mounts(MountsArgs),
     Diff(DiffArgs),
     Label(LabelArgs),
+    Layer(LayerArgs),
+    Image(ImageArgs),
+    Rw(RwArgs),
     /// Reclaim now what removed snapshots left behind, and wait for it
     ///
     /// The daemon does this by itself in the background; gc is for scripts that measure the free

@@ -7,11 +7,13 @@ use tonic::transport::{self, Channel, Endpoint};
 
 use super::error::{Error, Result};
 use crate::grpc::proto::thinfs::admin::v1::admin_client::AdminClient;
+use crate::grpc::proto::thinfs::layers::v1::layers_client::LayersClient;
 
-/// The daemon's admin service, and the namespace that the user works in.
+/// The daemon's admin service, its layer store, and the namespace that the user works in.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) admin: AdminClient<Channel>,
+    pub(super) layers: LayersClient<Channel>,
     pub(super) namespace: String,
 }
 
@@ -23,8 +25,9 @@ impl Client {
             .map_err(|source| failed(socket, source))?;
         let channel = endpoint.connect().await.map_err(|source| failed(socket, source))?;
         // A message of a hundred snapshots can hold 100 × (key + parent + labels): no limit here.
+        let layers = LayersClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         let admin = AdminClient::new(channel).max_decoding_message_size(usize::MAX);
-        Ok(Self { admin, namespace })
+        Ok(Self { admin, layers, namespace })
     }
 
     /// The namespace, for a request.

@@ -79,6 +79,24 @@ pub enum Error {
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
+    /// A file can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive would go to the screen.
+    #[error("standard output is a terminal: an archive would only garble it")]
+    Terminal,
+    /// No image has this name.
+    #[error("image {0:?} not found")]
+    NoImage(String),
+    /// The image is only a configuration.
+    #[error("image {0:?} has no layers, so it has no files")]
+    NoLayers(String),
     /// A file can't be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -120,11 +138,15 @@ impl Error {
             Self::Unsound(_) => {
                 Some("restart the daemon: it reconciles both at its start".to_owned())
             }
+            Self::Terminal => Some("redirect it into a file or a pipe".to_owned()),
+            Self::NoImage(_) => Some("list images with `thinfs image ls`".to_owned()),
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
             | Self::Unreachable { .. }
             | Self::Several { .. }
             | Self::SocketPath(_)
+            | Self::Read { .. }
+            | Self::NoLayers(_)
             | Self::Write { .. }
             | Self::Output(_)
             | Self::Runtime(_) => None,
@@ -134,16 +156,19 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
+            Self::Config(_) | Self::SocketPath(_) | Self::Terminal => ExitCode::Usage,
+            Self::NoImage(_) | Self::NoLayers(_) => ExitCode::NotFound,
             Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => {
                 ExitCode::Unreachable
             }
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound(_) => ExitCode::Unsound,
-            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
-                ExitCode::Error
-            }
+            Self::Daemon(_)
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Output(_)
+            | Self::Runtime(_) => ExitCode::Error,
         }
     }
 }

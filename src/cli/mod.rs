@@ -9,10 +9,16 @@ mod daemon;
 mod diff;
 mod error;
 mod generate;
+mod image;
 mod json;
+mod layer;
+mod layer_args;
+mod layer_json;
 mod list;
+mod moving;
 mod output;
 mod progress;
+mod rw;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -125,6 +131,9 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Usage(args) => list::usage(args, client, out).await,
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
+        Command::Layer(args) => layer::run(args.command, client, out).await,
+        Command::Image(args) => image::run(args.command, client, out).await,
+        Command::Rw(args) => rw::run(args.command, client, out).await,
         Command::Gc => daemon::gc(client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check => daemon::check(client, out).await,

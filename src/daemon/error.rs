@@ -75,6 +75,9 @@ pub enum Error {
     /// The state that was found can't be served.
     #[error("cannot recover the snapshots")]
     Recover(#[source] crate::snapshot::Error),
+    /// The layers that were found can't be served.
+    #[error("cannot restore the layers")]
+    Layers(#[source] Box<crate::layer_store::Error>),
     /// Not everything could be closed.
     #[error("cannot close the snapshots")]
     Close(#[source] crate::snapshot::Error),
@@ -144,7 +147,7 @@ impl Error {
             Self::NoThin(_) => {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
             }
-            Self::Recover(_) | Self::Store(_) => {
+            Self::Recover(_) | Self::Layers(_) | Self::Store(_) => {
                 Some("keep a copy of the root before you try to repair it")
             }
             Self::UnknownBackend { .. }

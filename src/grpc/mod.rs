@@ -1,4 +1,5 @@
-//! The daemon's socket: containerd's snapshot service and our own admin service, side by side.
+//! The daemon's socket: containerd's snapshot service, our own admin service and the layer
+//! store's, side by side.
 //!
 //! Adapters only: a method decodes its request, calls the rules on a blocking thread, encodes the
 //! answer. What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
@@ -10,10 +11,16 @@ mod call;
 pub mod containerd;
 mod convert;
 mod diff;
+mod layer_convert;
+mod layer_status;
+mod layer_work;
+pub mod layers;
+mod passed;
 mod server;
 mod socket;
 pub mod status;
 
+pub use passed::descriptor;
 pub use server::{ServeError, serve};
 pub use socket::{Listener, SocketError};
 
@@ -29,6 +36,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::fs::names;
+use crate::layer_store::LayerStore;
 use crate::snapshot::{Info, Snapshots};
 use crate::types::{Kind, Namespace, SnapshotKey};
 
@@ -36,6 +44,8 @@ use crate::types::{Kind, Namespace, SnapshotKey};
 pub struct Context {
     /// The rules.
     pub snapshots: Arc<Snapshots>,
+    /// The layer store on them.
+    pub layers: Arc<LayerStore>,
     /// Returns once the kernel shows every change that is durable by now.
     pub settle: Box<dyn Fn() + Send + Sync>,
     /// The namespace that containerd's service works in.

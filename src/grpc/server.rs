@@ -9,7 +9,8 @@ use tonic::transport::Server;
 
 use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use super::proto::thinfs::admin::v1::admin_server::AdminServer;
-use super::{Context, Listener, SocketError, admin, call, containerd};
+use super::proto::thinfs::layers::v1::layers_server::LayersServer;
+use super::{Context, Listener, SocketError, admin, call, containerd, layers};
 
 /// How long running requests may take to end after the stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +55,7 @@ pub async fn serve(
     };
     let serving = Server::builder()
         .add_service(SnapshotsServer::new(containerd::Snapshots::new(Arc::clone(&context))))
+        .add_service(LayersServer::new(layers::Layers::new(Arc::clone(&context))))
         .add_service(AdminServer::new(admin::Admin::new(context)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     tokio::select! {

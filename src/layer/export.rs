@@ -21,7 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread};
 
-use super::digest::DiffId;
+use crate::types::DiffId;
 use super::error::{Doing, Error, Result, text};
 use super::stream::{self, Digesting};
 use super::tar::{Entry, Kind, Time, write};

@@ -11,7 +11,7 @@ use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::digest::DiffId;
+use crate::types::DiffId;
 use super::error::{Error, Result};
 use super::input::{self, Compression};
 

@@ -89,7 +89,7 @@ impl Batch {
         self.rows.push(Row { column, key: key.into(), value: Some(value.into()) });
     }
 
-    fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
+    pub(super) fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
         self.rows.push(Row { column, key: key.into(), value: None });
     }
 

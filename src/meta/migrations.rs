@@ -22,8 +22,10 @@ pub(super) struct Migration {
 }
 
 /// All steps, in order. A store without a version is at 0.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { to: 1, what: "the first schema", run: first }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { to: 1, what: "the first schema", run: first },
+    Migration { to: 2, what: "layers, read-write layers and images", run: nothing },
+];
 
 /// The version that the last step leads to.
 pub(super) fn newest(migrations: &[Migration]) -> u32 {
@@ -56,5 +58,10 @@ fn step(db: &DB, migration: &Migration) -> Result<()> {
 /// Ids start at 1: 0 stands for the virtual directories of the FUSE root.
 fn first(_: &DB, batch: &mut Batch) -> Result<()> {
     batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(1));
+    Ok(())
+}
+
+/// New column families are empty; the number alone keeps programs out that don't know them.
+fn nothing(_: &DB, _: &mut Batch) -> Result<()> {
     Ok(())
 }

@@ -23,6 +23,14 @@
 //! └── namespace \0 sha256(key) → key
 //! volumes                                   live and lost volumes, and tombstones
 //! └── id (u32 BE)        → Volume           state, origin, size, backing
+//! layers                                    OCI layers; their tar-split records are files
+//! └── chain id (32 B)    → Layer            diff id, parent, snapshot, depth, sizes, created
+//! layer_refs                                who keeps a layer
+//! └── chain id \0 holder → count            user, image, read-write layer, child layer, import
+//! rw_layers
+//! └── name               → RwLayer          parent, snapshots, label, options, references
+//! images
+//! └── name               → Image            top layer, configuration
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
@@ -44,6 +52,7 @@
 mod batch;
 mod columns;
 mod error;
+mod layers;
 mod migrations;
 mod open;
 mod read;
@@ -51,6 +60,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod verify_layers;
 mod write;
 
 pub use batch::Batch;

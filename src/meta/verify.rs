@@ -19,7 +19,8 @@ impl Store {
     /// - a parent exists and is committed; a committed snapshot has its usage recorded;
     /// - ids are below the reserved end;
     /// - each snapshot's volume exists and is no tombstone: its own, or for a view its parent's;
-    /// - each live or lost volume belongs to the snapshot with its id, each tombstone to none.
+    /// - each live or lost volume belongs to the snapshot with its id, each tombstone to none;
+    /// - layers have their snapshots and parents, and are held by whoever stands on them.
     pub fn verify(&self) -> Result<Vec<String>> {
         let moment = self.moment();
         let mut check = Check {
@@ -34,6 +35,7 @@ impl Store {
         check.children()?;
         check.digests()?;
         check.volumes()?;
+        super::verify_layers::verify(&check.moment, &mut check.found)?;
         Ok(check.found)
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::{Also, Change, Info, Snapshots};
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -33,8 +33,22 @@ impl Snapshots {
         labels: Labels,
         rebase: Option<&SnapshotKey>,
     ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
+        self.commit_with(ns, name, key, labels, rebase, &mut |_, _| {})
+    }
+
+    /// [`commit`](Snapshots::commit) with more rows in its batch.
+    pub fn commit_with(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        also: Also<'_>,
+    ) -> Result<Info> {
         check_labels(&labels)?;
-        let info = self.commit_locked(ns, name, key, labels, rebase)?;
+        let info = self.commit_locked(ns, name, key, labels, rebase, also)?;
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
         self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
         Ok(info)
@@ -52,6 +66,7 @@ impl Snapshots {
         key: &SnapshotKey,
         labels: Labels,
         rebase: Option<&SnapshotKey>,
+        also: Also<'_>,
     ) -> Result<Info> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
@@ -78,6 +93,8 @@ impl Snapshots {
         let mut batch = Batch::default();
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
+        let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
+        also(&info, &mut batch);
         match self.store.write(batch) {
             Ok(()) => seal.keep(),
             Err(error) => {
@@ -87,7 +104,7 @@ impl Snapshots {
                 return Err(error.into());
             }
         }
-        Ok(Info { namespace: ns.clone(), key: name.clone(), snapshot: committed })
+        Ok(info)
     }
 
     fn check_commit(

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use super::{Also, Info, MAX_SIZE_LABEL, Snapshots};
 use crate::meta::{self, Batch};
 use crate::types::{
     Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -101,6 +101,7 @@ impl Snapshots {
         &self,
         request: Request<'_>,
         origin: Option<&Volume>,
+        also: Also<'_>,
     ) -> Result<Info> {
         let id = self.store.next_snapshot_id()?;
         let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
@@ -108,6 +109,7 @@ impl Snapshots {
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.put_volume(&volume);
+        also(&info, &mut batch);
         match self.store.write(batch) {
             Ok(()) => Ok(info),
             Err(error) => Err(self.undo_create(&volume, error)),

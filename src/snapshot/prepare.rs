@@ -2,7 +2,7 @@
 
 use super::create::Request;
 use super::locks::Mode;
-use super::{Change, Info, Result, Snapshots};
+use super::{Also, Change, Info, Result, Snapshots};
 use crate::types::{Kind, Labels, Namespace, SnapshotKey};
 
 impl Snapshots {
@@ -20,18 +20,32 @@ impl Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Info> {
-        let info = self.prepare_locked(Request::new(ns, key, Kind::Active, parent, labels)?)?;
+        Self::refuse_layers(ns)?;
+        self.prepare_with(ns, key, parent, labels, &mut |_, _| {})
+    }
+
+    /// [`prepare`](Snapshots::prepare) with more rows in its batch.
+    pub fn prepare_with(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        also: Also<'_>,
+    ) -> Result<Info> {
+        let request = Request::new(ns, key, Kind::Active, parent, labels)?;
+        let info = self.prepare_locked(request, also)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
         self.tell(&Change::Prepared(info.clone()));
         Ok(info)
     }
 
-    fn prepare_locked(&self, request: Request<'_>) -> Result<Info> {
+    fn prepare_locked(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
         let _running = self.running()?;
         let _held = self.hold_for(&request);
         let parent = self.check_new(&request)?;
         let origin = parent.map(|parent| self.live_volume(parent.volume)).transpose()?;
-        self.create_with_volume(request, origin.as_ref())
+        self.create_with_volume(request, origin.as_ref(), also)
     }
 
     /// The new key, and the parent so that it stays.

@@ -17,6 +17,7 @@ impl Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
         let info = self.view_locked(Request::new(ns, key, Kind::View, parent, labels)?)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "view made");
         self.tell(&Change::Prepared(info.clone()));
@@ -28,7 +29,7 @@ impl Snapshots {
         let _held = self.hold_for(&request);
         match self.check_new(&request)? {
             Some(parent) => self.create_sharing(request, parent.volume),
-            None => self.create_with_volume(request, None),
+            None => self.create_with_volume(request, None, &mut |_, _| {}),
         }
     }
 }

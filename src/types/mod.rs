@@ -1,11 +1,16 @@
 //! The plain words that every layer speaks: namespaces, keys, kinds, ids, labels, usage.
 //!
-//! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
+//! Nothing here does I/O or knows a library other than `std`, `serde` and `sha2` (a chain id is a
+//! digest of digests). A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod digest;
+mod layer;
 mod snapshot;
 mod volume;
 
+pub use digest::{ChainId, DiffId, InvalidDigest};
+pub use layer::{GivenName, Holder, Image, InvalidGivenName, LAYERS, Layer, MAX_DEPTH, RwLayer};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 

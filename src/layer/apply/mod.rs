@@ -26,7 +26,7 @@ use rustix::fs::FileType;
 
 use self::place::{Place, Tree};
 use self::upper::{Content, Uppers};
-use super::digest::DiffId;
+use crate::types::DiffId;
 use super::error::{Error, Result};
 use super::input::Compression;
 use super::split::Sink;

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::{Errno, pread};
 
 use super::encoding::{self, CHUNK_HEADER, ChunkHeader, ChunkKind, Operation, Operations, Parts};
-use crate::layer::digest::DiffId;
+use crate::types::DiffId;
 use crate::layer::error::{Doing, Error, Result, text};
 use crate::layer::stream::{self, Digesting};
 

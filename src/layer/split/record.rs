@@ -7,7 +7,7 @@ use rustix::io::pread;
 
 use super::encoding::{self, ChunkHeader, ChunkKind};
 use super::{Body, Sink};
-use crate::layer::digest::DiffId;
+use crate::types::DiffId;
 use crate::layer::error::{Error, Result};
 use crate::layer::tar::Tap;
 

@@ -10,6 +10,7 @@ mod children;
 mod digests;
 mod ids;
 mod kinds;
+mod layers;
 mod snapshots;
 mod system;
 mod volumes;
@@ -18,6 +19,7 @@ pub(super) use children::Children;
 pub(super) use digests::Digests;
 pub(super) use ids::Ids;
 pub(super) use kinds::Kinds;
+pub(super) use layers::{Images, LayerRefs, Layers, RwLayers, given_name};
 pub(super) use snapshots::Snapshots;
 pub(super) use system::System;
 pub(super) use volumes::Volumes;
@@ -43,10 +45,18 @@ pub(super) enum Column {
     Volumes,
     /// [`Digests`]
     Digests,
+    /// [`Layers`]
+    Layers,
+    /// [`LayerRefs`]
+    LayerRefs,
+    /// [`RwLayers`]
+    RwLayers,
+    /// [`Images`]
+    Images,
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 7] = [
+    pub(super) const ALL: [Column; 11] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -54,6 +64,10 @@ impl Column {
         Column::Ids,
         Column::Volumes,
         Column::Digests,
+        Column::Layers,
+        Column::LayerRefs,
+        Column::RwLayers,
+        Column::Images,
     ];
 
     /// Its name on disk.
@@ -66,6 +80,10 @@ impl Column {
             Column::Ids => "ids",
             Column::Volumes => "volumes",
             Column::Digests => "digests",
+            Column::Layers => "layers",
+            Column::LayerRefs => "layer_refs",
+            Column::RwLayers => "rw_layers",
+            Column::Images => "images",
         }
     }
 }

@@ -42,7 +42,7 @@ enum KindRecord {
 
 /// Seconds since 1970 (negative before) and the nanoseconds after that second.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct TimeRecord {
+pub(super) struct TimeRecord {
     #[prost(sint64, tag = "1")]
     seconds: i64,
     #[prost(uint32, tag = "2")]
@@ -151,7 +151,7 @@ impl From<SystemTime> for TimeRecord {
     }
 }
 
-fn time(record: TimeRecord) -> Result<SystemTime, Malformed> {
+pub(super) fn time(record: TimeRecord) -> Result<SystemTime, Malformed> {
     if record.nanoseconds >= 1_000_000_000 {
         return Err(Malformed::Field("nanoseconds"));
     }

@@ -12,7 +12,7 @@ mod native;
 mod parallel;
 mod reaping;
 mod scale;
-mod thin;
+pub(crate) mod thin;
 mod watching;
 
 use std::time::{Duration, Instant};
