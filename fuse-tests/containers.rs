@@ -240,7 +240,7 @@ fn assert_commit_keeps_everything(c: &Containerd) {
 }
 
 /// A tree but for link counts, which overlayfs makes up; which names are one file is compared all the same.
-fn exact(root: &Path) -> BTreeMap<String, String> {
+pub fn exact(root: &Path) -> BTreeMap<String, String> {
     tree::listing(root).into_iter().map(|(path, line)| (path, without(&line, "nlink="))).collect()
 }
 
@@ -275,7 +275,7 @@ fn without_nanoseconds(line: &str) -> String {
 
 /// Panics with the first differences.
 #[track_caller]
-fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
+pub fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> =
         paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();

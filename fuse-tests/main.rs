@@ -11,6 +11,7 @@ mod conformance;
 mod containers;
 mod crash;
 mod fidelity;
+mod layer_store;
 mod layers;
 mod lifecycle;
 mod model;

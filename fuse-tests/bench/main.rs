@@ -3,11 +3,12 @@
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
 //! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
-//! against containerd's own snapshotters, on either.
+//! against containerd's own snapshotters, on either. `bench layer`: import and export of a large layer.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod containerd;
 mod fuse;
+mod layer;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../harness/golang.rs"]
 mod golang;
@@ -24,8 +25,9 @@ fn main() {
         Some("fuse") => fuse::run(),
         Some("thin") => thin::run(),
         Some("containerd") => containerd::run(),
+        Some("layer") => layer::run(),
         _ => {
-            eprintln!("usage: bench fuse | thin | containerd   (through scripts/bench)");
+            eprintln!("usage: bench fuse | thin | containerd | layer   (through scripts/bench)");
             std::process::exit(2);
         }
     }

@@ -43,7 +43,12 @@ async fn import(
 ) -> Result<()> {
     let request = layers::ImportRequest { input: Some(input.descriptor()?), parent };
     let reply = follow("importing", client.layers.import(request)).await;
-    let layer = reply.asked(|| "import the layer".to_owned())?.layer.unwrap_or_default();
+    print_imported(reply.asked(|| "import the layer".to_owned())?, out)
+}
+
+/// The chain id, so that `base=$(thinfs layer import …)` works.
+pub(super) fn print_imported(reply: layers::ImportReply, out: &mut Out) -> Result<()> {
+    let layer = reply.layer.unwrap_or_default();
     if out.json {
         out.object(&layer_json::Layer::from(layer))?;
     } else {
@@ -137,7 +142,8 @@ async fn info(chain: String, client: &mut Client, out: &mut Out<'_>) -> Result<(
             out.object(&layer_json::Layer::from(layer))?;
             continue;
         }
-        let holders = layer.holders.iter().map(|holder| format!("{} ({})", holder.name, holder.count));
+        let holders =
+            layer.holders.iter().map(|holder| format!("{} ({})", holder.name, holder.count));
         let held_by = holders.collect::<Vec<_>>().join("\n");
         let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         out.fields(&[

@@ -124,6 +124,7 @@ pub(super) enum ImageCommand {
 #[command(after_help = "Examples:
   cd \"$(thinfs rw create web --parent debian:12)\"
   thinfs rw changes web
+  thinfs rw commit web                           a new layer with the changes
   thinfs rw rm web")]
 pub(super) struct RwArgs {
     #[command(subcommand)]
@@ -168,6 +169,11 @@ pub(super) enum RwCommand {
     },
     /// List the paths that it changed
     Changes {
+        /// Its name
+        name: String,
+    },
+    /// Make a layer of what it changed, on its parent, and print the chain id
+    Commit {
         /// Its name
         name: String,
     },

@@ -27,8 +27,7 @@ impl Input {
             None => Ok(Self::Stdin),
             Some(path) => {
                 let open = File::open(path);
-                open.map(Self::File)
-                    .map_err(|source| Error::Read { path: path.to_owned(), source })
+                open.map(Self::File).map_err(|source| Error::Read { path: path.to_owned(), source })
             }
         }
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::client::Client;
 use super::diff::print_change;
 use super::error::{Asked, Result};
-use super::layer::{change_of, print_removed, usage_of};
+use super::layer::{change_of, print_imported, print_removed, usage_of};
 use super::layer_args::RwCommand;
 use super::layer_json;
-use super::moving::Input;
+use super::moving::{Input, follow};
 use super::output::{Out, age, number, printable, size, text, time};
 use super::progress::during;
 use crate::grpc::proto::thinfs::layers::v1 as layers;
@@ -34,9 +34,16 @@ pub(super) async fn run(command: RwCommand, client: &mut Client, out: &mut Out<'
         RwCommand::Ls { usage } => print_list(all(String::new(), usage, client).await?, usage, out),
         RwCommand::Info { name } => info(name, client, out).await,
         RwCommand::Changes { name } => changes(name, client, out).await,
+        RwCommand::Commit { name } => {
+            let what = format!("commit read-write layer {name:?}");
+            let reply =
+                follow("committing", client.layers.commit_rw(layers::RwRequest { name })).await;
+            print_imported(reply.asked(|| what)?, out)
+        }
         RwCommand::Rm { names } => {
             for name in names {
-                let reply = client.layers.release_rw(layers::RwRequest { name: name.clone() }).await;
+                let reply =
+                    client.layers.release_rw(layers::RwRequest { name: name.clone() }).await;
                 let reply = reply.asked(|| format!("release read-write layer {name:?}"))?;
                 print_removed(reply.into_inner(), out)?;
             }

@@ -14,7 +14,9 @@ use super::passed::Patient;
 use super::proto::thinfs::layers::v1 as layers;
 use super::{Context, layer_status};
 use crate::layer_store::image::{ImportImage, Source};
-use crate::layer_store::{Counting, CreateRw, Error, Progress, Register, Result, RwInfo};
+use crate::layer_store::{
+    Counting, CreateRw, Error, Progress, Register, Registered, Result, RwInfo,
+};
 use crate::types::{ChainId, GivenName, Holder};
 
 /// How often a client hears of progress.
@@ -66,7 +68,23 @@ pub(super) fn import(
     }
     let input = Counting::new(Patient { file, cancel: &progress.cancel }, progress);
     let register = Register { parent, expected: None, holder: Holder::User, progress };
-    let registered = context.layers.register(input, register)?;
+    imported(context, context.layers.register(input, register)?, progress)
+}
+
+/// Registers what a read-write layer changed.
+pub(super) fn commit_rw(
+    context: &Context,
+    name: &GivenName,
+    progress: &Progress,
+) -> Result<layers::ImportReply> {
+    imported(context, context.layers.commit_rw(name, progress)?, progress)
+}
+
+fn imported(
+    context: &Context,
+    registered: Registered,
+    progress: &Progress,
+) -> Result<layers::ImportReply> {
     (context.settle)();
     let layer = convert::layer(context, context.layers.layer(&registered.chain)?);
     Ok(layers::ImportReply {
@@ -93,10 +111,7 @@ pub(super) fn export(
         progress.total.store(total, Ordering::Relaxed);
         context.layers.tar_stream(chain, out, &progress.cancel)?.diff_id
     };
-    Ok(layers::ExportReply {
-        progress: Some(progress_of(progress)),
-        diff_id: diff_id.to_string(),
-    })
+    Ok(layers::ExportReply { progress: Some(progress_of(progress)), diff_id: diff_id.to_string() })
 }
 
 pub(super) fn import_image(

@@ -9,8 +9,8 @@ use super::layer_work::{self, work};
 use super::proto::thinfs::layers::v1::{
     CreateRwRequest, ExportImageRequest, ExportReply, ExportRequest, GetRequest,
     ImportImageRequest, ImportReply, ImportRequest, Layer, ListImagesReply, ListImagesRequest,
-    ListReply, ListRequest, ListRwReply, ListRwRequest, PruneRequest, ReleaseReply,
-    ReleaseRequest, RemoveImageRequest, Rw, RwChangesReply, RwRequest, layers_server,
+    ListReply, ListRequest, ListRwReply, ListRwRequest, PruneRequest, ReleaseReply, ReleaseRequest,
+    RemoveImageRequest, Rw, RwChangesReply, RwRequest, layers_server,
 };
 use super::{Context, layer_convert as convert, passed};
 use crate::layer_store::LayerInfo;
@@ -176,9 +176,8 @@ impl layers_server::Layers for Layers {
     async fn get_rw(&self, request: Request<RwRequest>) -> Reply<Rw> {
         let context = Arc::clone(&self.0);
         let name = convert::name(&request.into_inner().name)?;
-        let got = blocking_for(move || {
-            Ok(convert::rw(&context, context.layers.get_rw(&name)?, None))
-        });
+        let got =
+            blocking_for(move || Ok(convert::rw(&context, context.layers.get_rw(&name)?, None)));
         Ok(Response::new(got.await?))
     }
 
@@ -189,6 +188,17 @@ impl layers_server::Layers for Layers {
         let layers =
             blocking_for(move || layer_work::list_rw(&context, name.as_ref(), request.usage));
         Ok(Response::new(ListRwReply { layers: layers.await? }))
+    }
+
+    type CommitRwStream = Answers<ImportReply>;
+
+    #[tracing::instrument(name = "rw_commit", skip_all, fields(name = request.get_ref().name))]
+    async fn commit_rw(&self, request: Request<RwRequest>) -> Reply<Self::CommitRwStream> {
+        let context = Arc::clone(&self.0);
+        let name = convert::name(&request.into_inner().name)?;
+        Ok(Response::new(work(layer_work::import_progress, move |progress| {
+            layer_work::commit_rw(&context, &name, progress)
+        })))
     }
 
     #[tracing::instrument(name = "rw_release", skip_all, fields(name = request.get_ref().name))]
@@ -212,10 +222,7 @@ impl layers_server::Layers for Layers {
         let encode = |changes| RwChangesReply { changes };
         Ok(Response::new(stream(encode, move |batches, cancel| {
             let mut visit = |change: crate::tree::Change<'_>| batches.push(convert::change(change));
-            context
-                .layers
-                .rw_changes(&name, cancel, &mut visit)
-                .map_err(super::layer_status::of)
+            context.layers.rw_changes(&name, cancel, &mut visit).map_err(super::layer_status::of)
         })))
     }
 }

@@ -29,8 +29,8 @@ pub mod tar;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, Limits, Options, apply};
 pub use crate::types::{ChainId, DiffId, InvalidDigest};
+pub use apply::{Applied, Limits, Options, apply};
 pub use error::{Error, Result};
 pub use export::{Written, diff_tar};
 pub use input::{Compression, decompress};

@@ -11,7 +11,7 @@ use super::{LayerStore, keys};
 use crate::meta::Batch;
 use crate::snapshot::locks::Locks;
 use crate::snapshot::{Info, Snapshots};
-use crate::types::{ChainId, GivenName, Holder, Kind, LAYERS, Namespace, SnapshotId};
+use crate::types::{ChainId, GivenName, Holder, IMPORTING, Kind, LAYERS, Namespace, SnapshotId};
 
 /// What a start found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl LayerStore {
     fn is_unfinished(&self, info: &Info) -> Result<bool> {
         let key = info.key.as_str();
         if info.snapshot.kind == Kind::Active {
-            return Ok(key.starts_with(keys::IMPORT));
+            return Ok(key.starts_with(IMPORTING));
         }
         let Some(name) = key.strip_prefix(keys::INIT) else { return Ok(false) };
         let Ok(name) = GivenName::new(name) else { return Ok(false) };

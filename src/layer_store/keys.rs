@@ -1,9 +1,7 @@
 //! What the layer store's snapshots and locks are called.
 
-use crate::types::{ChainId, GivenName, SnapshotKey};
+use crate::types::{ChainId, GivenName, IMPORTING, SnapshotKey};
 
-/// What the keys of imports start with.
-pub(super) const IMPORT: &str = "import:";
 /// What the names of init layers start with.
 pub(super) const INIT: &str = "init:";
 const RW: &str = "rw:";
@@ -16,7 +14,7 @@ pub(super) fn layer(chain: &ChainId) -> SnapshotKey {
 
 /// The active snapshot of an import.
 pub(super) fn import(number: u64) -> SnapshotKey {
-    key(format!("{IMPORT}{number}"))
+    key(format!("{IMPORTING}{number}"))
 }
 
 /// The active snapshot of a read-write layer, and its lock.

@@ -38,6 +38,7 @@ mod records;
 mod references;
 mod register;
 mod rw;
+mod rw_commit;
 mod rw_release;
 #[cfg(test)]
 mod tests;

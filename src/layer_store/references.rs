@@ -59,11 +59,7 @@ impl LayerStore {
     }
 
     /// Gives the layer below that may have to go now.
-    fn release_held(
-        &self,
-        chain: &ChainId,
-        removed: &mut Vec<Removed>,
-    ) -> Result<Option<ChainId>> {
+    fn release_held(&self, chain: &ChainId, removed: &mut Vec<Removed>) -> Result<Option<ChainId>> {
         let _held = self.locks.hold(&self.ns, &[(&keys::layer(chain), Mode::Exclusive)]);
         let layer = self.existing(chain)?;
         let count = self.store().layer_ref(chain, &Holder::User)?;

@@ -109,11 +109,8 @@ impl LayerStore {
             done: &register.progress.unpacked,
         };
         let applied = layer::apply(opened.pin.root(), input, &mut recorder, options)?;
-        match register.expected {
-            Some(expected) if expected != applied.diff_id => {
-                return Err(Error::WrongDiffId { expected, found: applied.diff_id });
-            }
-            Some(_) | None => {}
+        if let Some(expected) = register.expected.filter(|id| *id != applied.diff_id) {
+            return Err(Error::WrongDiffId { expected, found: applied.diff_id });
         }
         let record = recorder.finish(applied.diff_id, applied.tar_size)?;
         let record = record.into_inner().map_err(|e| layer::Error::RecordOutput(e.into_error()))?;

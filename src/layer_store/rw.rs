@@ -1,11 +1,13 @@
 //! Read-write layers: create, get, size, what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, statat};
 
 use super::error::{Error, Result};
 use super::{LayerStore, keys};
@@ -13,7 +15,7 @@ use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
 use crate::snapshot::locks::Mode;
 use crate::snapshot::{Info, MAX_SIZE_LABEL, Opened};
-use crate::tree::{self, DiffOptions};
+use crate::tree::{self, ChangeKind, DiffOptions};
 use crate::types::{ChainId, GivenName, Labels, RwLayer, SnapshotKey, Usage};
 
 /// The storage option that says how large the layer's filesystem is, in bytes.
@@ -110,7 +112,8 @@ impl LayerStore {
         init: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Info> {
         let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
-        let info = self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
+        let info =
+            self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
         let mut initialise = || {
             let opened = self.snapshots.open(info.snapshot.id)?;
             let writer = opened.pin.writer().map_err(crate::snapshot::Error::from)?;
@@ -158,10 +161,30 @@ impl LayerStore {
         Ok(all.map(|(name, layer)| RwInfo { key: keys::rw(&name), name, layer }).collect())
     }
 
-    /// What it holds of its own, without parent and init layer.
+    /// What it holds of its own, without parent and init layer. Where a snapshot starts as a copy of
+    /// files, that is the files that differ.
     pub fn rw_size(&self, name: &GivenName, cancel: &AtomicBool) -> Result<Usage> {
         self.rw(name)?;
-        Ok(self.snapshots.usage(&self.ns, &keys::rw(name), cancel)?)
+        if self.copies_blocks() {
+            return Ok(self.snapshots.usage(&self.ns, &keys::rw(name), cancel)?);
+        }
+        let new = self.rw_pair(name)?.1;
+        let (mut usage, mut seen) = (Usage::default(), HashSet::new());
+        self.rw_changes(name, cancel, &mut |change| {
+            let found = match change.kind {
+                ChangeKind::Deleted => None,
+                // It may have gone again.
+                ChangeKind::Added | ChangeKind::Modified => {
+                    statat(new.pin.root(), change.path, AtFlags::SYMLINK_NOFOLLOW).ok()
+                }
+            };
+            if let Some(stat) = found.filter(|stat| seen.insert(stat.st_ino)) {
+                usage.size += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+                usage.inodes += 1;
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(usage)
     }
 
     /// Calls `visit` with each difference from what is below the read-write layer, in path order,

@@ -38,7 +38,8 @@ impl LayerStore {
             batch.remove_rw_layer(name, &layer);
         })?;
         if layer.init.is_some()
-            && let Err(error) = self.snapshots.remove_with(&self.ns, &keys::init(name), &mut |_, _| {})
+            && let Err(error) =
+                self.snapshots.remove_with(&self.ns, &keys::init(name), &mut |_, _| {})
         {
             tracing::warn!(%error, %name, "an init layer is left until the next start");
         }

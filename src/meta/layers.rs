@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
+use super::Store;
 use super::batch::Batch;
 use super::columns::{Column, Images, LayerRefs, Layers, RwLayers, given_name};
 use super::error::Result;
 use super::read::corrupt;
 use super::rows::get;
-use super::Store;
 use crate::types::{ChainId, GivenName, Holder, Image, Layer, RwLayer};
 
 impl Batch {
@@ -109,8 +109,7 @@ impl Store {
                 return Ok(ControlFlow::Break(()));
             }
             let what = || format!("a reference of layer {chain}");
-            let (_, holder) =
-                LayerRefs::decode_row_key(row_key).map_err(|e| corrupt(what(), e))?;
+            let (_, holder) = LayerRefs::decode_row_key(row_key).map_err(|e| corrupt(what(), e))?;
             let count = LayerRefs::decode(value).map_err(|e| corrupt(what(), e))?;
             holders.push((holder, count));
             Ok(ControlFlow::Continue(()))
@@ -160,7 +159,8 @@ impl Store {
     ) -> Result<Vec<(GivenName, T)>> {
         let mut all = Vec::new();
         self.moment().scan(column, b"", None, &mut |row_key, record| {
-            let name = given_name(row_key).map_err(|e| corrupt(format!("the row of a {what}"), e))?;
+            let name =
+                given_name(row_key).map_err(|e| corrupt(format!("the row of a {what}"), e))?;
             let value =
                 decode(record).map_err(|e| corrupt(format!("the record of {what} {name}"), e))?;
             all.push((name, value));

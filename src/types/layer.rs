@@ -4,15 +4,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use super::{ChainId, DiffId, SnapshotId};
+use super::{ChainId, DiffId, Namespace, SnapshotId, SnapshotKey};
 
 /// The namespace that holds the layer store's snapshots. containerd's socket never shows it, and
 /// only the layer store changes what is in it.
 pub const LAYERS: &str = "layers";
+/// What the keys of layers start with that are being unpacked.
+pub const IMPORTING: &str = "import:";
 /// Most layers that may stand on one another (moby's limit, which overlayfs gave it).
 pub const MAX_DEPTH: u32 = 125;
 /// Longest name of an image or a read-write layer, in bytes.
 const MAX_NAME: usize = 255;
+
+/// Whether this is a layer that is being unpacked. The daemon writes to it behind the kernel's back,
+/// so nobody may look into it through FUSE before it is whole.
+pub fn is_in_the_making(ns: &Namespace, key: &SnapshotKey) -> bool {
+    ns.as_str() == LAYERS && key.as_str().starts_with(IMPORTING)
+}
 
 /// A text that can't name an image or a read-write layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

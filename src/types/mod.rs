@@ -10,7 +10,10 @@ mod snapshot;
 mod volume;
 
 pub use digest::{ChainId, DiffId, InvalidDigest};
-pub use layer::{GivenName, Holder, Image, InvalidGivenName, LAYERS, Layer, MAX_DEPTH, RwLayer};
+pub use layer::{
+    GivenName, Holder, IMPORTING, Image, InvalidGivenName, LAYERS, Layer, MAX_DEPTH, RwLayer,
+    is_in_the_making,
+};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 

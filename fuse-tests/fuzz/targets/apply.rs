@@ -17,8 +17,22 @@ use thinfs_fuzz::layer::tar::{Entry, Kind, Time, write};
 use thinfs_fuzz::layer::{Limits, Options, apply};
 
 const PARTS: [&str; 16] = [
-    "a", "b", "c", "d", ".wh.a", ".wh.b", ".wh.c", ".wh..wh..opq", "..", ".", "", ".wh.", ".wh...",
-    ".wh..", ".wh..wh.a", "out",
+    "a",
+    "b",
+    "c",
+    "d",
+    ".wh.a",
+    ".wh.b",
+    ".wh.c",
+    ".wh..wh..opq",
+    "..",
+    ".",
+    "",
+    ".wh.",
+    ".wh...",
+    ".wh..",
+    ".wh..wh.a",
+    "out",
 ];
 
 #[derive(Debug, Clone, Arbitrary)]
@@ -42,12 +56,17 @@ fn tar(entries: &[Made]) -> Vec<u8> {
     for made in entries {
         let kind = [Kind::File, Kind::Directory, Kind::Symlink, Kind::HardLink, Kind::Fifo]
             [usize::from(made.kind % 5)];
-        let content = vec![made.content; if kind == Kind::File { usize::from(made.content) } else { 0 }];
+        let content =
+            vec![made.content; if kind == Kind::File { usize::from(made.content) } else { 0 }];
         let is_link = matches!(kind, Kind::Symlink | Kind::HardLink);
         tar.extend(write::header(&Entry {
             kind,
             path: path(&made.path, made.depth, made.absolute),
-            link: if is_link { path(&made.link, made.depth / 3, made.content > 127) } else { vec![] },
+            link: if is_link {
+                path(&made.link, made.depth / 3, made.content > 127)
+            } else {
+                vec![]
+            },
             mode: 0o755,
             uid: 0,
             gid: 0,

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::json::{CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, NAME, REF_NAME, Saved};
+use super::json::{
+    CONFIG, Descriptor, INDEX, Index, LAYER, MANIFEST, Manifest, NAME, REF_NAME, Saved,
+};
 use crate::layer;
 use crate::layer::tar::{Entry, Kind, Time, write};
 use crate::layer_store::error::{Error, Result};
@@ -36,7 +38,8 @@ impl LayerStore {
         let total = layers.iter().map(|layer| layer.layer.tar_size).sum();
         progress.total.store(total, Ordering::Relaxed);
         progress.layers.store(u32::try_from(layers.len()).unwrap_or(0), Ordering::Relaxed);
-        let mut archive = Archive { out: Counting::writing(out, progress), written: BTreeSet::new() };
+        let mut archive =
+            Archive { out: Counting::writing(out, progress), written: BTreeSet::new() };
         archive.write(name, &image.config, &layers, progress)
     }
 }
@@ -121,10 +124,7 @@ fn descriptor(layer: &Source) -> Descriptor {
 /// containerd reads the name, other tools the tag.
 fn annotations(name: &GivenName) -> BTreeMap<String, String> {
     let tag = name.as_str().rsplit_once(':').map_or("latest", |(_, tag)| tag);
-    BTreeMap::from([
-        (NAME.to_owned(), name.to_string()),
-        (REF_NAME.to_owned(), tag.to_owned()),
-    ])
+    BTreeMap::from([(NAME.to_owned(), name.to_string()), (REF_NAME.to_owned(), tag.to_owned())])
 }
 
 fn header(path: &str, size: u64) -> Vec<u8> {

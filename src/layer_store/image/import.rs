@@ -215,4 +215,3 @@ fn names(image: &Found, given: Option<&GivenName>) -> Result<Vec<GivenName>> {
         )),
     }
 }
-

@@ -41,12 +41,8 @@ fn a_crash_in_the_last_step_leaves_the_whole_layer_or_nothing() {
         // The import's first write is that of its snapshot, so the fault is set from inside it.
         let (receiver, mut sender) = std::io::pipe().unwrap();
         std::thread::scope(|scope| {
-            let import = scope.spawn(|| {
-                let progress = &Progress::default();
-                let register =
-                    Register { parent: Some(base), expected: None, holder: Holder::User, progress };
-                rig.layers().register(receiver, register).map(|registered| registered.chain)
-            });
+            let layers = rig.layers();
+            let import = scope.spawn(|| register(layers, receiver, Some(base)));
             while rig.layers().layer(&base).unwrap().holders.len() < 2 {
                 std::thread::yield_now();
             }

@@ -106,7 +106,8 @@ fn docker(layers: &[Vec<u8>], names: &[&str]) -> Vec<u8> {
     let config = config(layers);
     let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
     file(&config_name, &config);
-    let manifest = serde_json::json!([{"Config": config_name, "RepoTags": names, "Layers": members}]);
+    let manifest =
+        serde_json::json!([{"Config": config_name, "RepoTags": names, "Layers": members}]);
     file("manifest.json", &serde_json::to_vec(&manifest).unwrap());
     for (path, target) in links {
         let link = Entry { link: target.into_bytes(), ..entry(Kind::Symlink, &path, b"") };
@@ -143,7 +144,10 @@ fn every_format_of_the_same_image_gives_the_same_layers() {
     let layers = layers();
     let archive = archive(&oci(&layers, Some("docker.io/library/app:1")));
     let [image] = import(&rig, file_of(&archive), None).unwrap().try_into().unwrap();
-    assert_eq!((image.name.as_str(), image.layers, image.existed), ("docker.io/library/app:1", 3, 0));
+    assert_eq!(
+        (image.name.as_str(), image.layers, image.existed),
+        ("docker.io/library/app:1", 3, 0)
+    );
 
     let dir = tempfile::tempdir().unwrap();
     for (path, bytes) in oci(&layers, None) {

@@ -124,9 +124,10 @@ fn the_same_layer_imported_by_many_at_once_is_there_once_with_a_reference_each()
     let rig = Rig::native();
     let base = rig.register(&tar(&[("a", b"a")]), None);
     let layer = tar(&[("b", &[3; 50_000])]);
+    let layers = rig.layers();
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| rig.register(&layer, Some(base)));
+            scope.spawn(|| register(layers, &layer[..], Some(base)).unwrap());
         }
     });
     let top = rig.chains()[1];
@@ -145,14 +146,10 @@ fn a_parent_stays_while_a_layer_on_it_is_unpacked() {
     let rig = Rig::native();
     let base = rig.register(&tar(&[("a", b"a")]), None);
     let layer = tar(&[("b", b"b")]);
-    let (mut sender, receiver) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+    let (receiver, mut sender) = std::io::pipe().unwrap();
     std::thread::scope(|scope| {
-        let import = scope.spawn(|| {
-            let progress = &Progress::default();
-            let register =
-                Register { parent: Some(base), expected: None, holder: Holder::User, progress };
-            rig.layers().register(receiver, register).unwrap().chain
-        });
+        let layers = rig.layers();
+        let import = scope.spawn(|| register(layers, receiver, Some(base)).unwrap().chain);
         while rig.layers().layer(&base).unwrap().holders.len() < 2 {
             std::thread::yield_now();
         }

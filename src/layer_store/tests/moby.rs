@@ -155,8 +155,7 @@ fn mount_init() {
         put(root, "testfile.txt", b"init data!", 0o777);
         Ok(())
     };
-    let create =
-        CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
+    let create = CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
     let mount = rig.layers().create_rw(&name("fun-mount"), create).unwrap();
     let opened = rig.fixture.snapshots().open(mount.layer.snapshot).unwrap();
     let found = openat(opened.pin.root(), "testfile.txt", OFlags::RDONLY, Mode::empty()).unwrap();
@@ -179,8 +178,7 @@ fn mount_size() {
         put(root, "file-init", &[1; 3_000_000], 0o777);
         Ok(())
     };
-    let create =
-        CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
+    let create = CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
     let mount = rig.layers().create_rw(&name("mount-size"), create).unwrap();
     let opened = rig.fixture.snapshots().open(mount.layer.snapshot).unwrap();
     put(opened.pin.root(), "file2", &[2; 500_000], 0o755);
@@ -204,8 +202,7 @@ fn mount_changes() {
         put(root, "init-only", b"!", 0o777);
         Ok(())
     };
-    let create =
-        CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
+    let create = CreateRw { parent: Some(layer), init: Some(&mut init), ..Default::default() };
     let mount = rig.layers().create_rw(&name("mount-changes"), create).unwrap();
     let opened = rig.fixture.snapshots().open(mount.layer.snapshot).unwrap();
     let root = opened.pin.root();
@@ -248,4 +245,6 @@ fn mount_apply() {
     assert_eq!(rig.read(snapshot, "kept").as_deref(), Some(&b"kept"[..]));
     assert_eq!(rig.read(snapshot, "gone"), None);
     assert_eq!(rig.read(snapshot, "new").as_deref(), Some(&b"new"[..]));
+    let committed = rig.layers().commit_rw(&name("m"), &Progress::default()).unwrap();
+    assert_eq!((committed.chain, committed.existed), (top, true), "commit makes the same layer");
 }

@@ -66,9 +66,7 @@ impl Rig {
     }
 
     fn try_register(&self, tar: &[u8], parent: Option<ChainId>) -> Result<Registered> {
-        let progress = &Progress::default();
-        let register = Register { parent, expected: None, holder: Holder::User, progress };
-        self.layers().register(tar, register)
+        register(self.layers(), tar, parent)
     }
 
     fn register(&self, tar: &[u8], parent: Option<ChainId>) -> ChainId {
@@ -118,6 +116,16 @@ impl Rig {
         let opened = self.fixture.snapshots().open(id).unwrap();
         read(opened.pin.root(), path)
     }
+}
+
+/// For threads, which can't share a rig.
+fn register(
+    layers: &LayerStore,
+    tar: impl std::io::Read + Send,
+    parent: Option<ChainId>,
+) -> Result<Registered> {
+    let progress = &Progress::default();
+    layers.register(tar, Register { parent, expected: None, holder: Holder::User, progress })
 }
 
 fn name(name: &str) -> GivenName {

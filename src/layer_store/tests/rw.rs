@@ -65,6 +65,7 @@ fn a_release_that_fails_takes_its_reference_back() {
 /// took.
 pub(super) fn many(rig: &Rig, count: usize) -> [std::time::Duration; 2] {
     let base = rig.register(&tar(&[("a", b"a")]), None);
+    let layers = rig.layers();
     let all = |work: &(dyn Fn(&GivenName) + Sync)| {
         let started = Instant::now();
         std::thread::scope(|scope| {
@@ -78,12 +79,12 @@ pub(super) fn many(rig: &Rig, count: usize) -> [std::time::Duration; 2] {
     };
     let made = all(&|name| {
         let create = CreateRw { parent: Some(base), ..Default::default() };
-        rig.layers().create_rw(name, create).unwrap();
+        layers.create_rw(name, create).unwrap();
     });
     assert_eq!(rig.layers().layer(&base).unwrap().holders.len(), count + 1);
     assert_eq!(rig.release(&base), []);
     let released = all(&|name| {
-        rig.layers().release_rw(name).unwrap();
+        layers.release_rw(name).unwrap();
     });
     assert_eq!(rig.chains(), [], "the last one took the layer with it");
     rig.assert_sound();
