@@ -15,7 +15,7 @@ pub const IMAGE: &str = "thinfs.test/awkward:1";
 /// How many layers it has.
 pub const LAYERS: usize = 10;
 const COMMITTED: &str = "thinfs.test/committed:1";
-const OVERLAYFS: &str = "overlayfs";
+pub const OVERLAYFS: &str = "overlayfs";
 
 #[test]
 fn a_container_lives_on_thinfs_from_import_to_collection() {

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::containers::{IMAGE, LAYERS, assert_same, exact};
-use crate::harness::containerd::{Containerd, OVERLAYFS, snapshots_on};
+use crate::containers::{IMAGE, LAYERS, OVERLAYFS, assert_same, exact};
+use crate::harness::containerd::{Containerd, snapshots_on};
 use crate::harness::golang::awkward_image;
 use crate::harness::{Daemon, eventually, sh};
 
