@@ -54,9 +54,10 @@ fn layers_come_back_byte_for_byte_through_files_and_pipes_and_go_with_their_last
     assert_eq!(d.cli(&["rw", "changes", "web"]).ok(), "A note\n");
     assert_eq!(d.cli(&["rw", "create", "web"]).code, Some(4), "the name is taken");
     let committed = d.cli(&["rw", "commit", "web"]).ok();
+    let committed = committed.trim();
     let names = shell(&d, dir.path(), &format!("thinfs layer export {committed} | tar -t"));
     assert_eq!(names, "note");
-    assert_eq!(d.json_lines(&["layer", "rm", committed.trim()]).len(), 1);
+    assert_eq!(d.json_lines(&["layer", "rm", committed]).len(), 1);
     assert_eq!(d.cli(&["-n", "layers", "rm", base]).code, Some(5), "the layer store's own");
     let shown = snapshots_on(&d.socket());
     assert!(shown.is_empty(), "containerd's collector would remove {:?}", shown.keys());
