@@ -15,7 +15,7 @@ pub const IMAGE: &str = "thinfs.test/awkward:1";
 /// How many layers it has.
 pub const LAYERS: usize = 10;
 const COMMITTED: &str = "thinfs.test/committed:1";
-const OVERLAYFS: &str = "overlayfs";
+pub const OVERLAYFS: &str = "overlayfs";
 
 #[test]
 fn a_container_lives_on_thinfs_from_import_to_collection() {
@@ -240,7 +240,7 @@ fn assert_commit_keeps_everything(c: &Containerd) {
 }
 
 /// A tree but for link counts, which overlayfs makes up; which names are one file is compared all the same.
-fn exact(root: &Path) -> BTreeMap<String, String> {
+pub fn exact(root: &Path) -> BTreeMap<String, String> {
     tree::listing(root).into_iter().map(|(path, line)| (path, without(&line, "nlink="))).collect()
 }
 
@@ -275,7 +275,7 @@ fn without_nanoseconds(line: &str) -> String {
 
 /// Panics with the first differences.
 #[track_caller]
-fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
+pub fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> =
         paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();

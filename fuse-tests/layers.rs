@@ -16,9 +16,18 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
     ("gc", &["types", "meta", "snapshot"]),
-    ("grpc", &["types", "tree", "volume", "events", "snapshot", "fs", "gc"]),
+    ("layer_store", &["types", "tree", "meta", "snapshot", "layer"]),
+    (
+        "grpc",
+        &["types", "sys", "tree", "volume", "events", "snapshot", "fs", "gc", "layer", "layer_store"],
+    ),
     ("config", &["types"]),
-    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc", "grpc"]),
+    (
+        "daemon",
+        &[
+            "types", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc", "layer_store", "grpc",
+        ],
+    ),
     ("cli", &["types", "config", "daemon", "gc", "grpc"]),
 ];
 

@@ -12,6 +12,7 @@ mod containers;
 mod crash;
 mod fidelity;
 mod gc;
+mod layer_store;
 mod layers;
 mod lifecycle;
 mod model;

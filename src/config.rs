@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{InvalidName, Namespace};
+use crate::types::{InvalidName, LAYERS, Namespace};
 
 mod bytes;
 mod gc;
@@ -86,6 +86,9 @@ pub enum Error {
     /// No volume could ever stay activated.
     #[error("max-active must be at least 1")]
     NoActive,
+    /// The layer store's snapshots would be offered to containerd's garbage collector.
+    #[error("the containerd namespace must not be {LAYERS:?}, which is the layer store's")]
+    LayersNamespace,
     /// Settings that exclude each other, or need each other.
     #[error("{0}")]
     Conflict(&'static str),
@@ -315,12 +318,17 @@ impl TryFrom<Settings> for Config {
             pool: pool_source(backend, &settings)?,
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
             max_active,
-            containerd_namespace: Namespace::new(containerd)?,
             gc: settings.gc.into(),
+            containerd_namespace: not_layers(Namespace::new(containerd)?)?,
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })
     }
+}
+
+/// containerd's collector removes what it finds in its namespace and doesn't know.
+fn not_layers(namespace: Namespace) -> Result<Namespace, Error> {
+    if namespace.as_str() == LAYERS { Err(Error::LayersNamespace) } else { Ok(namespace) }
 }
 
 fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource, Error> {

@@ -22,6 +22,8 @@
 //! cli ─▶ daemon ─▶ { fuse, grpc, gc } ─▶ … ─▶ snapshot ─▶ { meta, volume } ─▶ … ─▶ sys
 //!                    fuse ─▶ fs ─▶ { snapshot, volume }
 //!              grpc ─▶ gc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
+//!                    grpc ─▶ layer_store ─▶ { layer, snapshot }
+//!                    grpc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
 //! ```
 //!
 //! | module | owns | must not know |
@@ -39,6 +41,9 @@
 //! | [`gc`] | leases, namespaces, the collector and its scheduler | devices, FUSE, gRPC |
 //! | [`grpc`] | containerd's service and the admin services | devices, the store |
 //! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
+//! | [`grpc`] | containerd's service and the admin service | devices, the store |
+//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference | snapshots, the store |
+//! | [`layer_store`] | layers, read-write layers and images on snapshots, with references | FUSE, gRPC |
 //! | [`daemon`] | ordered start, recovery, stop | |
 //! | [`cli`], [`config`] | commands, settings | |
 //!
@@ -53,6 +58,7 @@ pub mod fuse;
 pub mod gc;
 pub mod grpc;
 pub mod layer;
+pub mod layer_store;
 pub mod meta;
 pub mod snapshot;
 pub mod sys;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::gc_args::{GcArgs, Lease, LeaseArgs, NamespaceArgs};
+use super::layer_args::{ImageArgs, LayerArgs, RwArgs};
 use crate::config::{GLOBAL, Place, Settings};
 use crate::types::Namespace;
 
@@ -48,6 +49,7 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   lease ls, lease info, lease create   namespace, id, labels, created, expires,
                        resources [{kind, id}]
   namespace ls         name, labels, created
+  layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
                        details, capacity, namespaces, pending, volumes, gc
 
@@ -99,6 +101,9 @@ pub(super) enum Command {
     Lease(LeaseArgs),
     Namespace(NamespaceArgs),
     Gc(GcArgs),
+    Layer(LayerArgs),
+    Image(ImageArgs),
+    Rw(RwArgs),
     /// Show the daemon: backend, space, namespaces, activated volumes
     Status,
     Check(CheckArgs),

@@ -84,6 +84,24 @@ pub enum Error {
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
+    /// A file can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive would go to the screen.
+    #[error("standard output is a terminal: an archive would only garble it")]
+    Terminal,
+    /// No image has this name.
+    #[error("image {0:?} not found")]
+    NoImage(String),
+    /// The image is only a configuration.
+    #[error("image {0:?} has no layers, so it has no files")]
+    NoLayers(String),
     /// A file can't be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -138,11 +156,15 @@ impl Error {
             Self::Unsound { mendable, .. } => {
                 Some(format!("`thinfs check --repair` mends {mendable} of them"))
             }
+            Self::Terminal => Some("redirect it into a file or a pipe".to_owned()),
+            Self::NoImage(_) => Some("list images with `thinfs image ls`".to_owned()),
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
             | Self::Unreachable { .. }
             | Self::Several { .. }
             | Self::SocketPath(_)
+            | Self::Read { .. }
+            | Self::NoLayers(_)
             | Self::Write { .. }
             | Self::Output(_)
             | Self::Command { .. }
@@ -154,7 +176,8 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
+            Self::Config(_) | Self::SocketPath(_) | Self::Terminal => ExitCode::Usage,
+            Self::NoImage(_) | Self::NoLayers(_) => ExitCode::NotFound,
             Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => {
                 ExitCode::Unreachable
             }
@@ -162,10 +185,11 @@ impl Error {
             Self::Several { code, .. } => *code,
             Self::Unsound { .. } => ExitCode::Unsound,
             Self::Daemon(_)
-            | Self::Write { .. }
-            | Self::Output(_)
             | Self::Command { .. }
             | Self::Ended(_)
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Output(_)
             | Self::Runtime(_) => ExitCode::Error,
         }
     }

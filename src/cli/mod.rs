@@ -13,12 +13,18 @@ mod events;
 mod gc;
 mod gc_args;
 mod generate;
+mod image;
 mod json;
+mod layer;
+mod layer_args;
+mod layer_json;
 mod lease;
 mod list;
+mod moving;
 mod namespace;
 mod output;
 mod progress;
+mod rw;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -145,6 +151,9 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Gc(args) => gc::gc(args, client, out).await,
         Command::Lease(args) => lease::lease(args.command, client, out).await,
         Command::Namespace(args) => namespace::namespace(args.command, client, out).await,
+        Command::Layer(args) => layer::run(args.command, client, out).await,
+        Command::Image(args) => image::run(args.command, client, out).await,
+        Command::Rw(args) => rw::run(args.command, client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check(args) => check::check(args, client, out).await,
         Command::Backup(args) => check::backup(args, client, out).await,

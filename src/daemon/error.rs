@@ -78,6 +78,9 @@ pub enum Error {
     /// The collector's thread can't be started.
     #[error("cannot start the collector")]
     Collector(#[source] crate::snapshot::Error),
+    /// The layers that were found can't be served.
+    #[error("cannot restore the layers")]
+    Layers(#[source] Box<crate::layer_store::Error>),
     /// Not everything could be closed.
     #[error("cannot close the snapshots")]
     Close(#[source] crate::snapshot::Error),
@@ -147,7 +150,7 @@ impl Error {
             Self::NoThin(_) => {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
             }
-            Self::Recover(_) | Self::Store(_) => {
+            Self::Recover(_) | Self::Layers(_) | Self::Store(_) => {
                 Some("see what is wrong with `thinfs check --offline`; with --repair it mends it")
             }
             Self::UnknownBackend { .. }

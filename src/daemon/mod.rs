@@ -36,6 +36,7 @@ use crate::config::{Collecting, Config};
 use crate::gc::{self, Collector, Mounted};
 use crate::grpc::status::with_causes;
 use crate::grpc::{self, Context, Listener};
+use crate::layer_store::{LayerStore, Restored};
 use crate::meta::Store;
 use crate::snapshot::{Recovery, Snapshots};
 use crate::volume::Volumes;
@@ -97,32 +98,50 @@ impl Daemon {
         let backend = backend::start(&self.config, root, store)?;
         let volumes = Volumes::new(backend, self.config.max_active);
         let recorded = root.record_backend(volumes.backend().name());
-        let served = recorded.and_then(|()| self.with_snapshots(store, &volumes));
+        let served = recorded.and_then(|()| self.with_snapshots(root, store, &volumes));
         and_then_down(served, volumes.stop().map_err(Error::TakeDown))
     }
 
-    fn with_snapshots(&self, store: &Arc<Store>, volumes: &Arc<Volumes>) -> Result<()> {
+    fn with_snapshots(
+        &self,
+        root: &Root,
+        store: &Arc<Store>,
+        volumes: &Arc<Volumes>,
+    ) -> Result<()> {
         let started = Snapshots::start(Arc::clone(store), Arc::clone(volumes));
         let (snapshots, recovery) = started.map_err(Error::Recover)?;
         report(&recovery);
-        let served = if self.stop.is_requested() { Ok(()) } else { self.with_mount(&snapshots) };
+        let served =
+            if self.stop.is_requested() { Ok(()) } else { self.with_layers(root, &snapshots) };
         and_then_down(served, snapshots.close().map_err(Error::Close))
     }
 
-    fn with_mount(&self, snapshots: &Arc<Snapshots>) -> Result<()> {
+    fn with_layers(&self, root: &Root, snapshots: &Arc<Snapshots>) -> Result<()> {
+        let started = LayerStore::start(Arc::clone(snapshots), &root.private("layers")?);
+        let (layers, restored) = started.map_err(|error| Error::Layers(Box::new(error)))?;
+        report_layers(&restored);
+        self.with_mount(snapshots, &layers)
+    }
+
+    fn with_mount(&self, snapshots: &Arc<Snapshots>, layers: &Arc<LayerStore>) -> Result<()> {
         let mount = Mount::new(&self.config.mount, snapshots)?;
-        let served = self.with_collector(snapshots, &mount);
+        let served = self.with_collector(snapshots, layers, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }
 
-    fn with_collector(&self, snapshots: &Arc<Snapshots>, mount: &Mount) -> Result<()> {
+    fn with_collector(
+        &self,
+        snapshots: &Arc<Snapshots>,
+        layers: &Arc<LayerStore>,
+        mount: &Mount,
+    ) -> Result<()> {
         let containerds = self.config.containerd_namespace.clone();
         let collector = Collector::new(Arc::clone(snapshots), containerds, schedule(self.config.gc));
         let (tree, asked) = (self.config.mount.clone(), Arc::clone(snapshots));
         let mounts = Mounted::new(Box::new(move || mounted::list(&tree, &asked)));
         collector.register(Arc::new(mounts));
         collector.start().map_err(Error::Collector)?;
-        let served = self.with_socket(snapshots, &collector, mount);
+        let served = self.with_socket(snapshots, &collector, layers, mount);
         collector.stop();
         served
     }
@@ -131,12 +150,14 @@ impl Daemon {
         &self,
         snapshots: &Arc<Snapshots>,
         collector: &Arc<Collector>,
+        layers: &Arc<LayerStore>,
         mount: &Mount,
     ) -> Result<()> {
         let listener = Listener::bind(&self.config.socket)?;
         let context = Arc::new(Context {
             snapshots: Arc::clone(snapshots),
             collector: Arc::clone(collector),
+            layers: Arc::clone(layers),
             settle: mount.settle(),
             containerd_namespace: self.config.containerd_namespace.clone(),
             root: self.config.root.clone(),
@@ -192,6 +213,17 @@ fn report(recovery: &Recovery) {
     }
     for volume in unnamed {
         tracing::warn!(%volume, "a recorded volume belongs to no snapshot");
+    }
+}
+
+fn report_layers(restored: &Restored) {
+    let Restored { layers, rw_layers, images, abandoned, collected, stray_records, .. } = restored;
+    tracing::info!(layers, rw_layers, images, abandoned, collected, stray_records, "layers restored");
+    for layer in &restored.unreadable {
+        tracing::error!(layer, "a layer can't be read and is skipped");
+    }
+    for chain in &restored.without_record {
+        tracing::error!(%chain, "a layer has lost its tar-split record: it can't be exported");
     }
 }
 

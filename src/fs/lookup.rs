@@ -27,7 +27,7 @@ use super::types::{Attr, Caller, Entry, FOREVER, Found, Known, NodeId};
 use super::{Fs, Result};
 use crate::snapshot::{self, Info};
 use crate::sys::handle::FileHandle;
-use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey};
+use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, is_in_the_making};
 
 /// How many volumes a second may be activated only because root asked for attributes.
 const ACTIVATIONS: f64 = 8.0;
@@ -276,6 +276,9 @@ impl Fs {
         let Some(key) = self.key_named(namespace, name)? else {
             return Ok(None);
         };
+        if is_in_the_making(namespace, &key) {
+            return Ok(None);
+        }
         match self.snapshots.stat(namespace, &key) {
             Ok(info) if info.snapshot.kind == kind => Ok(Some(info)),
             Ok(_) | Err(snapshot::Error::NotFound(_)) => Ok(None),

@@ -24,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use super::types::{Attr, Moment, NodeId};
 use super::{Result, names};
 use crate::snapshot::Snapshots;
-use crate::types::{Kind, Namespace, SnapshotId};
+use crate::types::{Kind, Namespace, SnapshotId, is_in_the_making};
 
 const TOP: u64 = 1;
 const NAMESPACES: u64 = 5;
@@ -200,7 +200,8 @@ fn read_listing(snapshots: &Snapshots, namespace: &Namespace, kind: Kind) -> Res
     loop {
         let page = snapshots.page(namespace, kind, after.as_ref(), PAGE)?;
         let last = page.last().map(|(key, _)| key.clone());
-        listing.extend(page.iter().map(|(key, id)| (*id, names::encode(key))));
+        let shown = page.iter().filter(|(key, _)| !is_in_the_making(namespace, key));
+        listing.extend(shown.map(|(key, id)| (*id, names::encode(key))));
         if last.is_none() || page.len() < PAGE {
             break;
         }

@@ -1,4 +1,5 @@
-//! The daemon's socket: containerd's snapshot service and our own admin service, side by side.
+//! The daemon's socket: containerd's snapshot service, our own admin service and the layer
+//! store's, side by side.
 //!
 //! Adapters only: a method decodes its request, calls the rules on a blocking thread, encodes the
 //! answer. What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
@@ -14,10 +15,16 @@ mod events;
 mod gc;
 mod leases;
 mod namespaces;
+mod layer_convert;
+mod layer_status;
+mod layer_work;
+pub mod layers;
+mod passed;
 mod server;
 mod socket;
 pub mod status;
 
+pub use passed::descriptor;
 pub use server::{ServeError, serve};
 pub use socket::{Listener, SocketError};
 
@@ -34,6 +41,7 @@ use std::time::SystemTime;
 
 use crate::fs::names;
 use crate::gc::Collector;
+use crate::layer_store::LayerStore;
 use crate::snapshot::{Info, Snapshots};
 use crate::types::{Kind, Namespace, SnapshotKey};
 
@@ -43,6 +51,8 @@ pub struct Context {
     pub snapshots: Arc<Snapshots>,
     /// Namespaces, leases and the collector.
     pub collector: Arc<Collector>,
+    /// The layer store on them.
+    pub layers: Arc<LayerStore>,
     /// Returns once the kernel shows every change that is durable by now.
     pub settle: Box<dyn Fn() + Send + Sync>,
     /// The namespace that containerd's service works in.

@@ -11,7 +11,8 @@ use super::proto::containerd::services::snapshots::v1::snapshots_server::Snapsho
 use super::proto::thinfs::admin::v1::admin_server::AdminServer;
 use super::proto::thinfs::admin::v1::leases_server::LeasesServer;
 use super::proto::thinfs::admin::v1::namespaces_server::NamespacesServer;
-use super::{Context, Listener, SocketError, admin, call, containerd, leases, namespaces};
+use super::proto::thinfs::layers::v1::layers_server::LayersServer;
+use super::{Context, Listener, SocketError, admin, call, containerd, layers, leases, namespaces};
 
 /// How long running requests may take to end after the stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,6 +62,7 @@ pub async fn serve(
         .add_service(SnapshotsServer::new(containerd::Snapshots::new(Arc::clone(&context))))
         .add_service(NamespacesServer::new(namespaces::Namespaces::new(Arc::clone(&context))))
         .add_service(LeasesServer::new(leases::Leases::new(Arc::clone(&context))))
+        .add_service(LayersServer::new(layers::Layers::new(Arc::clone(&context))))
         .add_service(AdminServer::new(admin::Admin::new(context)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     tokio::select! {

@@ -28,7 +28,7 @@ pub(super) struct Migration {
 /// All steps, in order. A store without a version is at 0.
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { to: 1, what: "the first schema", run: first },
-    Migration { to: 2, what: "snapshots by label; events", run: labels_and_events },
+    Migration { to: 2, what: "snapshots by label; events, leases, layers", run: labels_and_events },
 ];
 
 /// The version that the last step leads to.

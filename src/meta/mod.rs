@@ -38,6 +38,14 @@
 //! └── namespace \0 kind \0 id \0 lease → ""
 //! collectable                               index: snapshots made under a lease
 //! └── namespace \0 key   → ""
+//! layers                                    OCI layers; their tar-split records are files
+//! └── chain id (32 B)    → Layer            diff id, parent, snapshot, depth, sizes, created
+//! layer_refs                                who keeps a layer
+//! └── chain id \0 holder → count            user, image, read-write layer, child layer, import
+//! rw_layers
+//! └── name               → RwLayer          parent, snapshots, label, options, references
+//! images
+//! └── name               → Image            top layer, configuration
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
@@ -63,6 +71,7 @@ mod columns;
 mod committer;
 mod error;
 mod leases;
+mod layers;
 mod migrations;
 mod namespaces;
 mod open;
@@ -73,6 +82,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod verify_layers;
 mod write;
 
 pub use among::Among;

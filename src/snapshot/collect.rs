@@ -42,6 +42,7 @@ impl Snapshots {
     /// 3. one batch;
     /// 4. the reaper and the watchers, as after [`remove`](Self::remove).
     pub fn collect(&self, ns: &Namespace, doom: &mut dyn Doom) -> Result<()> {
+        Self::refuse_layers(ns)?;
         let _running = self.running()?;
         let held = self.take_free(ns, doom);
         let mut removal = Removal::default();

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::references::named;
-use super::{Change, Info, Snapshots, events};
+use super::{Also, Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -48,8 +48,33 @@ impl Snapshots {
         rebase: Option<&SnapshotKey>,
         lease: Option<&LeaseId>,
     ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
+        self.commit_told(ns, (name, key), labels, rebase, (lease, &mut |_, _| {}))
+    }
+
+    /// [`commit`](Snapshots::commit) with more rows in its batch.
+    pub fn commit_with(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        also: Also<'_>,
+    ) -> Result<Info> {
+        self.commit_told(ns, (name, key), labels, rebase, (None, also))
+    }
+
+    fn commit_told(
+        &self,
+        ns: &Namespace,
+        (name, key): (&SnapshotKey, &SnapshotKey),
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        with: (Option<&LeaseId>, Also<'_>),
+    ) -> Result<Info> {
         check_labels(&labels)?;
-        let info = self.commit_locked(ns, name, key, labels, rebase, lease)?;
+        let info = self.commit_locked(ns, (name, key), labels, rebase, with)?;
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
         self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
         Ok(info)
@@ -63,11 +88,10 @@ impl Snapshots {
     fn commit_locked(
         &self,
         ns: &Namespace,
-        name: &SnapshotKey,
-        key: &SnapshotKey,
+        (name, key): (&SnapshotKey, &SnapshotKey),
         labels: Labels,
         rebase: Option<&SnapshotKey>,
-        lease: Option<&LeaseId>,
+        (lease, also): (Option<&LeaseId>, Also<'_>),
     ) -> Result<Info> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
@@ -97,6 +121,7 @@ impl Snapshots {
         batch.insert_snapshot(ns, name, &committed);
         batch.publish(events::committed(ns, key, name, &committed));
         let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
+        also(&info, &mut batch);
         match self.write_renamed(batch, key, &info, lease) {
             Ok(()) => seal.keep(),
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots, events};
+use super::{Also, Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{
     Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -108,6 +108,7 @@ impl Snapshots {
         &self,
         request: Request<'_>,
         origin: Option<&Volume>,
+        also: Also<'_>,
     ) -> Result<Info> {
         let lease = request.lease;
         let id = self.store.next_snapshot_id()?;
@@ -117,6 +118,7 @@ impl Snapshots {
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
+        also(&info, &mut batch);
         match self.write_leased(batch, &info, lease) {
             Ok(()) => Ok(info),
             Err(error) => Err(self.undo_create(&volume, error)),

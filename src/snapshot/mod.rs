@@ -44,7 +44,7 @@ mod error;
 pub(crate) mod events;
 mod filter;
 mod leases;
-mod locks;
+pub(crate) mod locks;
 mod open;
 mod prepare;
 mod query;
@@ -73,8 +73,8 @@ use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::meta::Store;
-use crate::types::{Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::meta::{Batch, Store};
+use crate::types::{LAYERS, Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
 use crate::volume::{self, Pin, Volumes};
 
 /// Label with the size of a new volume, in decimal bytes.
@@ -115,6 +115,11 @@ pub trait Watcher: Send + Sync {
     /// A change has become durable.
     fn changed(&self, change: &Change);
 }
+
+/// Adds the caller's own rows to the batch that makes a change durable, given the snapshot as it
+/// will be (for a removal: as it was): both are there after a crash, or neither. Called once, while
+/// the snapshot's key is held.
+pub type Also<'a> = &'a mut dyn FnMut(&Info, &mut Batch);
 
 /// A snapshot whose files can be reached.
 #[derive(Debug)]
@@ -181,6 +186,17 @@ impl Snapshots {
     fn running(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let gate = self.gate.read();
         if *gate { Err(Error::Stopping) } else { Ok(gate) }
+    }
+
+    /// Front doors change nothing in the layer store's namespace: its records would no longer fit.
+    /// The layer store itself comes through the `…_with` methods.
+    fn refuse_layers(ns: &Namespace) -> Result<()> {
+        if ns.as_str() != LAYERS {
+            return Ok(());
+        }
+        Err(Error::FailedPrecondition(format!(
+            "namespace {LAYERS:?} belongs to the layer store: use `thinfs layer`, `image` and `rw`"
+        )))
     }
 
     /// To be called outside every lock.

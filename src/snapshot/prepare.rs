@@ -3,7 +3,7 @@
 use super::create::Request;
 use super::locks::Mode;
 use super::references::named;
-use super::{Change, Info, Result, Snapshots};
+use super::{Also, Change, Info, Result, Snapshots};
 use crate::types::{Kind, Labels, LeaseId, Namespace, SnapshotKey};
 
 impl Snapshots {
@@ -34,20 +34,38 @@ impl Snapshots {
         labels: Labels,
         lease: Option<&LeaseId>,
     ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
         let request = Request::new(ns, key, Kind::Active, parent, labels, lease)?;
-        let info = self.prepare_locked(request)?;
+        self.prepare_told(request, &mut |_, _| {})
+    }
+
+    /// [`prepare`](Snapshots::prepare) with more rows in its batch.
+    pub fn prepare_with(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        also: Also<'_>,
+    ) -> Result<Info> {
+        self.prepare_told(Request::new(ns, key, Kind::Active, parent, labels, None)?, also)
+    }
+
+    fn prepare_told(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
+        let (ns, key) = (request.ns, request.key);
+        let info = self.prepare_locked(request, also)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
         self.tell(&Change::Prepared(info.clone()));
         Ok(info)
     }
 
-    fn prepare_locked(&self, request: Request<'_>) -> Result<Info> {
+    fn prepare_locked(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
         let _running = self.running()?;
         let _held = self.hold_for(&request);
         let _noted = self.references.note(request.ns, named(request.key, &request.labels));
         let parent = self.check_new(&request)?;
         let origin = parent.map(|parent| self.live_volume(parent.volume)).transpose()?;
-        self.create_with_volume(request, origin.as_ref())
+        self.create_with_volume(request, origin.as_ref(), also)
     }
 
     /// The new key, and the parent so that it stays.

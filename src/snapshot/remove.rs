@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots, events};
+use super::{Also, Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Leased, Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
@@ -24,7 +24,13 @@ impl Snapshots {
     /// the snapshot (one that is being prepared on it, too), it is busy:
     /// [`Error::FailedPrecondition`].
     pub fn remove(&self, ns: &Namespace, key: &SnapshotKey) -> Result<()> {
-        let (info, tombstone) = self.remove_locked(ns, key)?;
+        Self::refuse_layers(ns)?;
+        self.remove_with(ns, key, &mut |_, _| {})
+    }
+
+    /// [`remove`](Snapshots::remove) with more rows in its batch.
+    pub fn remove_with(&self, ns: &Namespace, key: &SnapshotKey, also: Also<'_>) -> Result<()> {
+        let (info, tombstone) = self.remove_locked(ns, key, also)?;
         if let Some(tombstone) = tombstone {
             self.reaper.push(tombstone);
         }
@@ -34,7 +40,12 @@ impl Snapshots {
         Ok(())
     }
 
-    fn remove_locked(&self, ns: &Namespace, key: &SnapshotKey) -> Result<(Info, Option<Volume>)> {
+    fn remove_locked(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        also: Also<'_>,
+    ) -> Result<(Info, Option<Volume>)> {
         let _running = self.running()?;
         let _held =
             self.locks.hold_within(ns, &[(key, Mode::Exclusive)], PATIENCE).ok_or_else(|| {
@@ -50,6 +61,7 @@ impl Snapshots {
         let info = Info { namespace: ns.clone(), key: key.clone(), snapshot };
         let mut batch = Batch::default();
         let tombstone = self.add_removal(&mut batch, &info)?;
+        also(&info, &mut batch);
         self.store.write(batch)?;
         Ok((info, tombstone))
     }

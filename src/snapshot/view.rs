@@ -30,6 +30,7 @@ impl Snapshots {
         labels: Labels,
         lease: Option<&LeaseId>,
     ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
         let info = self.view_locked(Request::new(ns, key, Kind::View, parent, labels, lease)?)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "view made");
         self.tell(&Change::Prepared(info.clone()));
@@ -42,7 +43,7 @@ impl Snapshots {
         let _noted = self.references.note(request.ns, named(request.key, &request.labels));
         match self.check_new(&request)? {
             Some(parent) => self.create_sharing(request, parent.volume),
-            None => self.create_with_volume(request, None),
+            None => self.create_with_volume(request, None, &mut |_, _| {}),
         }
     }
 }

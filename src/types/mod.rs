@@ -1,17 +1,25 @@
 //! The plain words that every layer speaks: namespaces, keys, kinds, ids, labels, usage.
 //!
-//! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
+//! Nothing here does I/O or knows a library other than `std`, `serde` and `sha2` (a chain id is a
+//! digest of digests). A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod digest;
 mod event;
 mod finding;
+mod layer;
 mod lease;
 mod references;
 mod snapshot;
 mod volume;
 
+pub use digest::{ChainId, DiffId, InvalidDigest};
 pub use event::{Event, Published, Publisher, Topic};
 pub use finding::Finding;
+pub use layer::{
+    GivenName, Holder, IMPORTING, Image, InvalidGivenName, LAYERS, Layer, MAX_DEPTH, RwLayer,
+    is_in_the_making,
+};
 pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
 pub use references::{
     EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,

@@ -15,6 +15,7 @@ mod kinds;
 mod labels;
 mod leases;
 mod namespaces;
+mod layers;
 mod snapshots;
 mod system;
 mod volumes;
@@ -28,6 +29,7 @@ pub(super) use kinds::Kinds;
 pub(super) use labels::Labels;
 pub(super) use leases::{Holders, LeaseResources, Leases};
 pub(super) use namespaces::Namespaces;
+pub(super) use layers::{Images, LayerRefs, Layers, RwLayers, given_name};
 pub(super) use snapshots::Snapshots;
 pub(super) use system::System;
 pub(super) use volumes::Volumes;
@@ -67,10 +69,18 @@ pub(super) enum Column {
     Holders,
     /// [`Collectable`]
     Collectable,
+    /// [`Layers`]
+    Layers,
+    /// [`LayerRefs`]
+    LayerRefs,
+    /// [`RwLayers`]
+    RwLayers,
+    /// [`Images`]
+    Images,
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 14] = [
+    pub(super) const ALL: [Column; 18] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -85,6 +95,10 @@ impl Column {
         Column::LeaseResources,
         Column::Holders,
         Column::Collectable,
+        Column::Layers,
+        Column::LayerRefs,
+        Column::RwLayers,
+        Column::Images,
     ];
 
     /// Its name on disk.
@@ -104,6 +118,10 @@ impl Column {
             Column::LeaseResources => "lease_resources",
             Column::Holders => "holders",
             Column::Collectable => "collectable",
+            Column::Layers => "layers",
+            Column::LayerRefs => "layer_refs",
+            Column::RwLayers => "rw_layers",
+            Column::Images => "images",
         }
     }
 }

@@ -108,6 +108,7 @@ pub(super) fn look(db: &DB) -> Result<Vec<Damage>> {
     check.ids()?;
     check.indexes()?;
     check.leases()?;
+    check.layers()?;
     check.volumes()?;
     Ok(check.found)
 }
@@ -178,6 +179,20 @@ impl Check<'_> {
         let thin = |volume: &Volume| volume.backing != Backing::Native;
         Ok(self.moment.get(Column::System, System::POOL)?.is_none()
             && !self.volumes.values().any(thin))
+    }
+
+    /// Layers, read-write layers and images: a person decides what becomes of them.
+    fn layers(&mut self) -> Result<()> {
+        let mut lines = Vec::new();
+        match super::verify_layers::verify(&self.moment, &mut lines) {
+            Err(Error::Corrupt { what, source }) => lines.push(format!("{what}: {source}")),
+            other => other?,
+        }
+        for line in lines {
+            let remedy = "remove what it names (`thinfs layer rm`, `image rm`, `rw rm`) and import it again";
+            self.manual("the layer store".to_owned(), line, remedy);
+        }
+        Ok(())
     }
 
     /// The counter of snapshot ids lies above all ids that there are.

@@ -13,7 +13,7 @@ mod parallel;
 mod reaping;
 mod repairing;
 mod scale;
-mod thin;
+pub(crate) mod thin;
 mod watching;
 
 use std::time::{Duration, Instant};

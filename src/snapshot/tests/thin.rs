@@ -14,7 +14,7 @@ use crate::volume::thin::{PoolSource, ThinBackend, ThinConfig, available};
 const MIB: u64 = 1 << 20;
 
 /// A root on the guest's scratch disk, with the store that the daemon would use.
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     if let Err(why) = available() {
         panic!("needs device-mapper: run through scripts/guest ({why})");
     }
