@@ -21,6 +21,13 @@ fn containerds_suite_passes_with_one_daemon_for_all_cases() {
     suite(&[("THINFS_SHARED", "1")]);
 }
 
+/// Every snapshot of it mounted as its thin device, with no FUSE in between.
+#[test]
+fn in_guest_containerds_suite_passes_on_block_devices() {
+    assert!(is_thin(), "block devices are dm-thin's: run this in the guest (scripts/test guest)");
+    suite(&[("THINFS_SHARED", "1"), ("THINFS_MOUNT_FORM", "block")]);
+}
+
 /// The suite's directory. It mounts snapshots below TMPDIR and starts daemons below THINFS_WORK: both are this one, so
 /// that whatever a failed or killed run leaves can be taken down.
 struct Work(PathBuf);

@@ -6,11 +6,13 @@
 
 mod harness;
 
+mod block;
 mod cli;
 mod conformance;
 mod containers;
 mod crash;
 mod fidelity;
+mod kubernetes;
 mod layers;
 mod lifecycle;
 mod model;
@@ -19,3 +21,4 @@ mod restart;
 mod scale;
 mod snapshots;
 mod systemd;
+mod wire;

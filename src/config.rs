@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{InvalidName, Namespace};
+use crate::types::{InvalidName, MountForm, Namespace};
 
 mod bytes;
 
@@ -180,6 +180,10 @@ pub struct Settings {
     /// The thinfs namespace that containerd's snapshots live in [default: containerd]
     #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE", hide_env_values = true)]
     containerd_namespace: Option<String>,
+    /// How snapshots are mounted whose labels don't say: bind, their directory; block, their block
+    /// device, which needs the thin backend [default: bind]
+    #[arg(long, value_name = "FORM", env = "THINFS_MOUNT_FORM", hide_env_values = true)]
+    mount_form: Option<MountForm>,
     /// How log lines look; RUST_LOG chooses which [default: text]
     #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
@@ -228,6 +232,7 @@ impl Settings {
             volume_size: self.volume_size.or(below.volume_size),
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
+            mount_form: self.mount_form.or(below.mount_form),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -280,6 +285,8 @@ pub struct Config {
     pub max_active: usize,
     /// Where containerd's snapshots live.
     pub containerd_namespace: Namespace,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -306,9 +313,20 @@ impl TryFrom<Settings> for Config {
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
             max_active,
             containerd_namespace: Namespace::new(containerd)?,
+            mount_form: mount_form(backend, &settings)?,
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })
+    }
+}
+
+/// Plain directories have no block devices.
+fn mount_form(backend: BackendChoice, settings: &Settings) -> Result<MountForm, Error> {
+    match (backend, settings.mount_form.unwrap_or_default()) {
+        (BackendChoice::Native, MountForm::Block) => Err(Error::Conflict(
+            "mount-form block needs the thin backend, but the backend is native",
+        )),
+        (_, form) => Ok(form),
     }
 }
 

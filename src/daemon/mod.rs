@@ -118,6 +118,7 @@ impl Daemon {
             snapshots: Arc::clone(snapshots),
             settle: mount.settle(),
             containerd_namespace: self.config.containerd_namespace.clone(),
+            mount_form: self.config.mount_form,
             root: self.config.root.clone(),
             mount: self.config.mount.clone(),
             socket: self.config.socket.clone(),

@@ -30,7 +30,7 @@ use std::time::SystemTime;
 
 use crate::fs::names;
 use crate::snapshot::{Info, Snapshots};
-use crate::types::{Kind, Namespace, SnapshotKey};
+use crate::types::{Kind, MountForm, Namespace, SnapshotKey};
 
 /// What the services work on. Shared by every request.
 pub struct Context {
@@ -40,6 +40,8 @@ pub struct Context {
     pub settle: Box<dyn Fn() + Send + Sync>,
     /// The namespace that containerd's service works in.
     pub containerd_namespace: Namespace,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// Holds everything that the daemon keeps.
     pub root: PathBuf,
     /// Where the snapshots appear.

@@ -40,6 +40,7 @@ mod commit;
 mod create;
 mod error;
 mod filter;
+mod handout;
 mod locks;
 mod open;
 mod prepare;
@@ -55,6 +56,7 @@ mod view;
 mod walk;
 
 pub use error::{Error, Result};
+pub use handout::{MOUNT_FORM_LABEL, mount_form};
 pub use reaper::Reaped;
 pub use recover::Recovery;
 pub use update::LabelUpdate;
@@ -104,6 +106,10 @@ pub enum Change {
 pub trait Watcher: Send + Sync {
     /// A change has become durable.
     fn changed(&self, change: &Change);
+
+    /// An active snapshot's block device has been handed out: from here on others change its files, and nobody
+    /// tells of it.
+    fn handed_out(&self, _info: &Info) {}
 }
 
 /// A snapshot whose files can be reached.
@@ -173,6 +179,12 @@ impl Snapshots {
     fn tell(&self, change: &Change) {
         let watchers = self.watchers.read().clone();
         watchers.iter().for_each(|watcher| watcher.changed(change));
+    }
+
+    /// To be called outside every lock.
+    fn tell_handed_out(&self, info: &Info) {
+        let watchers = self.watchers.read().clone();
+        watchers.iter().for_each(|watcher| watcher.handed_out(info));
     }
 
     /// The snapshot with this key.

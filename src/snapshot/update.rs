@@ -61,6 +61,8 @@ impl Snapshots {
         let old = self.existing(ns, key)?;
         let labels = labels.apply(&old.labels);
         check_labels(&labels)?;
+        self.check_form(&labels)?;
+        self.switch_form(&old, &labels)?;
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
         let mut batch = Batch::default();
         batch.update_snapshot(ns, key, &old, &new);

@@ -3,9 +3,11 @@
 //! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod mount_form;
 mod snapshot;
 mod volume;
 
+pub use mount_form::{MountForm, UnknownMountForm};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 
