@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod block;
 mod cli;
 mod conformance;
 mod containers;
@@ -13,6 +14,7 @@ mod crash;
 mod fidelity;
 mod gc;
 mod layer_store;
+mod kubernetes;
 mod layers;
 mod lifecycle;
 mod model;
@@ -22,3 +24,4 @@ mod scale;
 mod snapshots;
 mod store;
 mod systemd;
+mod wire;

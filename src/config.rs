@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{InvalidName, LAYERS, Namespace};
+use crate::types::{InvalidName, LAYERS, MountForm, Namespace};
 
 mod bytes;
 mod gc;
@@ -190,6 +190,10 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(default)]
     gc: gc::Settings,
+    /// How snapshots are mounted whose labels don't say: bind, their directory; block, their block
+    /// device, which needs the thin backend [default: bind]
+    #[arg(long, value_name = "FORM", env = "THINFS_MOUNT_FORM", hide_env_values = true)]
+    mount_form: Option<MountForm>,
     /// How log lines look; RUST_LOG chooses which [default: text]
     #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
@@ -239,6 +243,7 @@ impl Settings {
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
             gc: self.gc.over(below.gc),
+            mount_form: self.mount_form.or(below.mount_form),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -293,6 +298,8 @@ pub struct Config {
     pub containerd_namespace: Namespace,
     /// When the collector runs.
     pub gc: Collecting,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -320,6 +327,7 @@ impl TryFrom<Settings> for Config {
             max_active,
             gc: settings.gc.into(),
             containerd_namespace: not_layers(Namespace::new(containerd)?)?,
+            mount_form: mount_form(backend, &settings)?,
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })
@@ -329,6 +337,16 @@ impl TryFrom<Settings> for Config {
 /// containerd's collector removes what it finds in its namespace and doesn't know.
 fn not_layers(namespace: Namespace) -> Result<Namespace, Error> {
     if namespace.as_str() == LAYERS { Err(Error::LayersNamespace) } else { Ok(namespace) }
+}
+
+/// Plain directories have no block devices.
+fn mount_form(backend: BackendChoice, settings: &Settings) -> Result<MountForm, Error> {
+    match (backend, settings.mount_form.unwrap_or_default()) {
+        (BackendChoice::Native, MountForm::Block) => Err(Error::Conflict(
+            "mount-form block needs the thin backend, but the backend is native",
+        )),
+        (_, form) => Ok(form),
+    }
 }
 
 fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource, Error> {

@@ -23,7 +23,6 @@
 //!                    fuse ─▶ fs ─▶ { snapshot, volume }
 //!              grpc ─▶ gc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
 //!                    grpc ─▶ layer_store ─▶ { layer, snapshot }
-//!                    grpc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
 //! ```
 //!
 //! | module | owns | must not know |
@@ -40,8 +39,6 @@
 //! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
 //! | [`gc`] | leases, namespaces, the collector and its scheduler | devices, FUSE, gRPC |
 //! | [`grpc`] | containerd's service and the admin services | devices, the store |
-//! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
-//! | [`grpc`] | containerd's service and the admin service | devices, the store |
 //! | [`layer`] | OCI layers as streams: unpack, record, give back, difference | snapshots, the store |
 //! | [`layer_store`] | layers, read-write layers and images on snapshots, with references | FUSE, gRPC |
 //! | [`daemon`] | ordered start, recovery, stop | |

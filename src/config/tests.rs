@@ -36,7 +36,18 @@ fn without_settings_everything_is_below_the_default_root() {
     assert_eq!(config.pool, PoolSource::Files { size: None, most: None });
     assert_eq!(config.volume_size, 10 << 30);
     assert_eq!(config.containerd_namespace.as_str(), "containerd");
+    assert_eq!(config.mount_form, MountForm::Bind);
     assert_eq!(config.log_format, LogFormat::Text);
+}
+
+#[test]
+fn the_mount_form_is_a_word_and_block_needs_block_devices() {
+    assert_eq!(config(&[], "mount-form = 'block'").unwrap().mount_form, MountForm::Block);
+    let flag = config(&["--mount-form", "bind"], "mount-form = 'block'").unwrap();
+    assert_eq!(flag.mount_form, MountForm::Bind);
+    assert!(matches!(config(&[], "mount-form = 'nbd'"), Err(Error::Parse { .. })));
+    let native = config(&["--backend", "native", "--mount-form", "block"], "");
+    assert!(matches!(native, Err(Error::Conflict(_))));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::ledger::StoreLedger;
 use super::root::Root;
 use crate::config::{BackendChoice, Config, PoolSource};
 use crate::meta::Store;
+use crate::types::MountForm;
 use crate::volume::thin::{self, ThinBackend, ThinConfig};
 use crate::volume::{Backend, NativeBackend, NativeConfig};
 
@@ -37,6 +38,9 @@ pub(super) struct Choice {
 pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<Arc<dyn Backend>> {
     let Choice { kind, why } = choose(config, root, thin::available)?;
     tracing::info!("backend {}: {why}", kind.as_str());
+    if kind == Kind::Native && config.mount_form == MountForm::Block {
+        return Err(Error::NoBlockDevices(why));
+    }
     match kind {
         Kind::Native => {
             let native = NativeBackend::start(NativeConfig { dir: root.private("native")? });

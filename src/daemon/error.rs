@@ -60,6 +60,9 @@ pub enum Error {
     /// dm-thin was asked for, or holds the data, and can't be used.
     #[error("the thin backend cannot be used: {0}")]
     NoThin(String),
+    /// Block devices were asked for, and plain directories have none.
+    #[error("mount-form block needs block devices, but the backend is native: {0}")]
+    NoBlockDevices(String),
     /// A backend didn't start.
     #[error("cannot start the {name} backend")]
     Backend {
@@ -149,6 +152,9 @@ impl Error {
             Self::OtherBackend { .. } => Some("leave --backend out, or choose another --root"),
             Self::NoThin(_) => {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
+            }
+            Self::NoBlockDevices(_) => {
+                Some("leave --mount-form out, or see to it that dm-thin can be used")
             }
             Self::Recover(_) | Self::Layers(_) | Self::Store(_) => {
                 Some("see what is wrong with `thinfs check --offline`; with --repair it mends it")

@@ -160,6 +160,7 @@ impl Daemon {
             layers: Arc::clone(layers),
             settle: mount.settle(),
             containerd_namespace: self.config.containerd_namespace.clone(),
+            mount_form: self.config.mount_form,
             root: self.config.root.clone(),
             mount: self.config.mount.clone(),
             socket: self.config.socket.clone(),

@@ -45,6 +45,12 @@ impl Watcher for Follower {
             Change::Updated(_) => {}
         }
     }
+
+    fn handed_out(&self, info: &Info) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.handed_out(info);
+        }
+    }
 }
 
 impl Fs {
@@ -60,6 +66,13 @@ impl Fs {
         self.drop_name(&info.namespace, Kind::Active, key);
         self.relist(&info.namespace, Kind::Active);
         self.relist(&info.namespace, Kind::Committed);
+    }
+
+    /// Whatever the kernel and we remember of its files may be wrong from now on.
+    fn handed_out(&self, info: &Info) {
+        self.cached.slots.remove(info.snapshot.id);
+        self.drop_name(&info.namespace, info.snapshot.kind, &info.key);
+        self.invalidator.notify(Notice::Content(NodeId::root_of(info.snapshot.id)));
     }
 
     fn removed(&self, info: &Info) {

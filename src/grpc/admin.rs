@@ -115,7 +115,7 @@ impl admin_server::Admin for Admin {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let mounts = blocking(move || {
             let (ns, key) = (convert::namespace(request.namespace)?, convert::key(request.key)?);
-            Ok(convert::mounts(&context, &context.snapshots.mounts(&ns, &key)?))
+            convert::mounts(&context, &context.snapshots.mounts(&ns, &key)?)
         });
         Ok(Response::new(MountsReply { mounts: mounts.await? }))
     }

@@ -6,8 +6,8 @@ use super::Context;
 use super::proto::containerd::services::snapshots::v1 as containerd;
 use super::proto::containerd::types::Mount;
 use super::proto::thinfs::admin::v1 as admin;
-use crate::snapshot::{Info, Result};
-use crate::types::{Finding, Kind, LeaseId, Namespace, SnapshotKey, Usage};
+use crate::snapshot::{self, Info, Result};
+use crate::types::{Finding, Kind, LeaseId, MountForm, Namespace, SnapshotKey, Usage};
 
 pub(super) fn key(text: String) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
@@ -75,13 +75,23 @@ pub(super) fn finding(finding: Finding) -> admin::Finding {
     admin::Finding { object, problem, remedy, mendable }
 }
 
-/// How to reach a snapshot's files: a bind mount of its directory.
-pub(super) fn mounts(context: &Context, info: &Info) -> Vec<Mount> {
-    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" };
-    vec![Mount {
-        r#type: "bind".to_owned(),
-        source: context.directory(info),
-        target: String::new(),
-        options: vec!["rbind".to_owned(), access.to_owned()],
-    }]
+/// How to reach a snapshot's files: a bind mount of its directory, or a mount of its block device, which
+/// is handed out by this.
+pub(super) fn mounts(context: &Context, info: &Info) -> Result<Vec<Mount>> {
+    let form = snapshot::mount_form(&info.snapshot.labels)?.unwrap_or(context.mount_form);
+    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" }.to_owned();
+    let (filesystem, source, options) = match form {
+        MountForm::Bind => {
+            context.snapshots.take_back(&info.namespace, &info.key)?;
+            ("bind", context.directory(info), vec!["rbind".to_owned(), access])
+        }
+        MountForm::Block => {
+            let device = context.snapshots.hand_out(&info.namespace, &info.key)?;
+            (context.settle)();
+            let options = std::iter::once(access).chain(device.options).collect();
+            (device.filesystem, device.path.display().to_string(), options)
+        }
+    };
+    let (r#type, target) = (filesystem.to_owned(), String::new());
+    Ok(vec![Mount { r#type, source, target, options }])
 }

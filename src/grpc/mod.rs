@@ -43,7 +43,7 @@ use crate::fs::names;
 use crate::gc::Collector;
 use crate::layer_store::LayerStore;
 use crate::snapshot::{Info, Snapshots};
-use crate::types::{Kind, Namespace, SnapshotKey};
+use crate::types::{Kind, MountForm, Namespace, SnapshotKey};
 
 /// What the services work on. Shared by every request.
 pub struct Context {
@@ -57,6 +57,8 @@ pub struct Context {
     pub settle: Box<dyn Fn() + Send + Sync>,
     /// The namespace that containerd's service works in.
     pub containerd_namespace: Namespace,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// Holds everything that the daemon keeps.
     pub root: PathBuf,
     /// Where the snapshots appear.

@@ -7,7 +7,7 @@ use super::error::Result;
 use super::locks::{Held, Mode};
 use super::{Change, Info, Snapshots};
 use crate::meta::Batch;
-use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, Volume};
+use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, Volume, VolumeId};
 
 /// Snapshots that a collection found unreachable; a child stands before its parent.
 pub trait Doom {
@@ -59,6 +59,9 @@ impl Snapshots {
         drop(held);
         removal.tombstones.into_iter().for_each(|tombstone| self.reaper.push(tombstone));
         for info in removal.removed {
+            if info.snapshot.volume != VolumeId::of(info.snapshot.id) {
+                self.view_is_gone(&info);
+            }
             self.usages.forget(info.snapshot.id);
             tracing::debug!(%ns, key = %info.key, id = %info.snapshot.id, "snapshot collected");
             self.tell(&Change::Removed(info));

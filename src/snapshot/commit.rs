@@ -24,7 +24,8 @@ impl Snapshots {
     /// writable.
     ///
     /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't
-    /// be changed, the new parent is missing, isn't committed; files are still open for writing
+    /// be changed, the new parent is missing, isn't committed; files are still open for writing, or
+    /// its block device is open
     /// ([`Busy`](crate::volume::Error::Busy)).
     pub fn commit(
         &self,
@@ -80,7 +81,7 @@ impl Snapshots {
         Ok(info)
     }
 
-    /// 1. seal: no writer is left, all is flushed;
+    /// 1. take back what was handed out, if nobody has it open; seal: no writer is left, all is flushed;
     /// 2. measure;
     /// 3. one batch: the key is gone, the name is there;
     /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if
@@ -104,6 +105,7 @@ impl Snapshots {
         let volume = self.live_volume(active.volume)?;
         let origin = self.origin_of(&volume)?;
 
+        self.volumes.take_back(&volume, PATIENCE)?;
         let seal = self.volumes.seal(&volume, PATIENCE)?;
         let usage = self.volumes.usage(&volume, origin.as_ref(), &AtomicBool::new(false))?;
         let now = SystemTime::now();

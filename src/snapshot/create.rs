@@ -68,6 +68,7 @@ impl Snapshots {
     /// Checks, in containerd's order, that the parent may be one and that the key is free. Gives
     /// the parent. Both keys must be held.
     pub(super) fn check_new(&self, request: &Request<'_>) -> Result<Option<Snapshot>> {
+        self.check_form(&request.labels)?;
         let parent = match request.parent {
             None => None,
             Some(parent) => Some(self.committed_parent(request.ns, parent)?),

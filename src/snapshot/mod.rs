@@ -43,6 +43,7 @@ mod create;
 mod error;
 pub(crate) mod events;
 mod filter;
+mod handout;
 mod leases;
 pub(crate) mod locks;
 mod open;
@@ -63,6 +64,7 @@ mod walk;
 pub use collect::Doom;
 pub(crate) use error::with_causes;
 pub use error::{Error, Result};
+pub use handout::{MOUNT_FORM_LABEL, mount_form};
 pub use reaper::Reaped;
 pub use recover::Recovery;
 pub use repair::Repair;
@@ -114,6 +116,10 @@ pub enum Change {
 pub trait Watcher: Send + Sync {
     /// A change has become durable.
     fn changed(&self, change: &Change);
+
+    /// An active snapshot's block device has been handed out: from here on others change its files, and nobody
+    /// tells of it.
+    fn handed_out(&self, _info: &Info) {}
 }
 
 /// Adds the caller's own rows to the batch that makes a change durable, given the snapshot as it
@@ -203,6 +209,12 @@ impl Snapshots {
     fn tell(&self, change: &Change) {
         let watchers = self.watchers.read().clone();
         watchers.iter().for_each(|watcher| watcher.changed(change));
+    }
+
+    /// To be called outside every lock.
+    fn tell_handed_out(&self, info: &Info) {
+        let watchers = self.watchers.read().clone();
+        watchers.iter().for_each(|watcher| watcher.handed_out(info));
     }
 
     /// The snapshot with this key.

@@ -17,7 +17,7 @@ use super::Snapshots;
 use super::error::{Error, Result, with_causes};
 use crate::meta::{Batch, Store};
 use crate::types::{Volume, VolumeId};
-use crate::volume::Volumes;
+use crate::volume::{self, Volumes};
 
 const THREADS: usize = 4;
 /// Between two looks at a volume whose files are open: at first, and at most.
@@ -32,7 +32,7 @@ pub struct Reaped {
     pub destroyed: usize,
     /// One line for each volume that couldn't be destroyed; it is tried again.
     pub failed: Vec<String>,
-    /// Volumes that wait for files to be closed.
+    /// Volumes that wait for files, or block devices, to be closed.
     pub waiting: usize,
 }
 
@@ -218,7 +218,11 @@ impl Shared {
         if !self.volumes.try_close(volume)? {
             return Ok(false);
         }
-        self.volumes.backend().destroy(volume)?;
+        match self.volumes.backend().destroy(volume) {
+            // Somebody has its block device open.
+            Err(volume::Error::Busy(..)) => return Ok(false),
+            destroyed => destroyed?,
+        }
         let mut batch = Batch::default();
         batch.delete_volume(volume.id);
         self.store.write_lazily(batch)?;

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 impl Snapshots {
     /// Removes a snapshot without children, whatever its kind. It is gone when this returns, and
     /// its key can be used again; the reaper gives back its storage in the background, once no file
-    /// of it is open any more.
+    /// of it is open any more, and nobody has its block device open.
     ///
     /// After a crash, either the snapshot is there as before, or its tombstone is, and the reaper
     /// goes on.
@@ -31,8 +31,9 @@ impl Snapshots {
     /// [`remove`](Snapshots::remove) with more rows in its batch.
     pub fn remove_with(&self, ns: &Namespace, key: &SnapshotKey, also: Also<'_>) -> Result<()> {
         let (info, tombstone) = self.remove_locked(ns, key, also)?;
-        if let Some(tombstone) = tombstone {
-            self.reaper.push(tombstone);
+        match tombstone {
+            Some(tombstone) => self.reaper.push(tombstone),
+            None => self.view_is_gone(&info),
         }
         self.usages.forget(info.snapshot.id);
         tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot removed");

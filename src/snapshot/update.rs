@@ -63,6 +63,8 @@ impl Snapshots {
         let old = self.existing(ns, key)?;
         let labels = labels.apply(&old.labels);
         check_labels(&labels)?;
+        self.check_form(&labels)?;
+        self.switch_form(&old, &labels)?;
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
         let _noted = self.references.note(ns, named(key, &new.labels));
         let mut batch = Batch::default();

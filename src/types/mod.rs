@@ -9,6 +9,7 @@ mod event;
 mod finding;
 mod layer;
 mod lease;
+mod mount_form;
 mod references;
 mod snapshot;
 mod volume;
@@ -24,6 +25,7 @@ pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, Namespac
 pub use references::{
     EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,
 };
+pub use mount_form::{MountForm, UnknownMountForm};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 

@@ -168,7 +168,7 @@ impl Shared {
         Ok(Attempt::Pinned(active, evicted))
     }
 
-    fn admit(&self, id: VolumeId, want: Want) -> Result<()> {
+    pub(super) fn admit(&self, id: VolumeId, want: Want) -> Result<()> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Error::Cancelled("thinfs is stopping".into()));
         }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::{Error, Result};
 use crate::types::{Usage, Volume, VolumeId};
@@ -25,6 +27,17 @@ pub struct Mounted {
     pub root: OwnedFd,
     /// What the activation allows now.
     pub access: Access,
+}
+
+/// A volume as a block device that others may mount, or give to a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDevice {
+    /// Opens it; the same each time for the same volume.
+    pub path: PathBuf,
+    /// The filesystem on it, as the kernel names it.
+    pub filesystem: &'static str,
+    /// What to mount it with, beside `rw` or `ro`.
+    pub options: Vec<String>,
 }
 
 /// Free and total space, for `df` on the root and for `status`.
@@ -107,6 +120,26 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Key/value lines for `status` (pool name, data device, transaction id, needs_check, copy
     /// method …).
     fn describe(&self) -> Vec<(String, String)>;
-    /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
+    /// Whether volumes can be handed out as block devices.
+    fn has_block_devices(&self) -> bool {
+        false
+    }
+    /// Gives the volume's block device to others. What they may write is not activated meanwhile: Busy. It
+    /// outlives the daemon while they have it open, and is handed out still after the next start.
+    fn hand_out(&self, volume: &Volume, _access: Access) -> Result<BlockDevice> {
+        let context = format!("handing out volume {} as a block device", volume.id);
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
+    }
+    /// Whether it is handed out.
+    fn is_handed_out(&self, _volume: &Volume) -> bool {
+        false
+    }
+    /// Takes the block device back; Busy if somebody has it open for longer than `patience`. What isn't
+    /// handed out counts as taken back.
+    fn take_back(&self, _volume: &Volume, _patience: Duration) -> Result<()> {
+        Ok(())
+    }
+    /// Clean stop: everything that `start` made is taken down (no volume is activated any more), but
+    /// for what others have open.
     fn stop(&self) -> Result<()>;
 }

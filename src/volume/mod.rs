@@ -27,6 +27,7 @@ mod activation;
 mod backend;
 mod error;
 mod gate;
+mod handout;
 mod id_set;
 mod idle;
 pub mod native;
@@ -40,7 +41,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Access, Backend, Capacity, Mounted, Reconciled};
+pub use backend::{Access, Backend, BlockDevice, Capacity, Mounted, Reconciled};
 pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};

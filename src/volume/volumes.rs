@@ -44,7 +44,7 @@ pub trait Cache: Send + Sync {
 /// Activated volumes, least recently used first out, and who uses them.
 #[derive(Debug)]
 pub struct Volumes {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     workers: Mutex<Vec<JoinHandle<()>>>,
 }
 

@@ -65,7 +65,11 @@ func run(bin, work, backend string, against []string, rounds int) (err error) {
 			}
 		}
 	}()
-	for _, name := range append(against, "thinfs") {
+	names := append(against, "thinfs")
+	if backend == "thin" {
+		names = append(names, "thinfs-block")
+	}
+	for _, name := range names {
 		dir := filepath.Join(work, name)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err

@@ -18,6 +18,7 @@ impl ThinBackend {
             ("block size", format!("{} KiB", table.block.bytes() / 1024)),
             ("filesystem", self.recipe.fingerprint()),
             ("active volumes", self.devices.count().to_string()),
+            ("block devices handed out", self.devices.handed_out_count().to_string()),
             ("thin ids reserved", record.reserved_end.to_string()),
         ];
         if self.config.data_most() > 0 {

@@ -26,6 +26,7 @@ use rustix::io::Errno;
 
 use super::error::DeviceError;
 use super::ext4::Superblock;
+use super::handout::HandedOut;
 use super::identity::Identity;
 use super::turns::Turns;
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
@@ -35,7 +36,7 @@ use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
 
-type Result<T> = std::result::Result<T, DeviceError>;
+pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
 /// How volumes are mounted.
 #[derive(Debug, Clone)]
@@ -46,7 +47,7 @@ pub(super) struct MountPlan {
 
 /// An active thin device.
 #[derive(Debug)]
-struct Active {
+pub(super) struct Active {
     number: DevNum,
     path: PathBuf,
     /// What the device's table admits.
@@ -57,17 +58,26 @@ struct Active {
     mount: Option<OwnedFd>,
 }
 
+impl Active {
+    /// A device that nobody has mounted.
+    pub(super) fn unmounted(number: DevNum, path: PathBuf, access: Access) -> Self {
+        Self { number, path, device: access, filesystem: access, mount: None }
+    }
+}
+
 /// Every active thin device of this process.
 #[derive(Debug)]
 pub(super) struct Devices {
-    dm: Arc<Dm>,
-    nodes: Nodes,
-    identity: Identity,
-    pool: DevNum,
+    pub(super) dm: Arc<Dm>,
+    pub(super) nodes: Nodes,
+    pub(super) identity: Identity,
+    pub(super) pool: DevNum,
     plan: MountPlan,
-    patience: Duration,
-    turns: Turns,
-    active: Mutex<HashMap<ThinId, Active>>,
+    pub(super) patience: Duration,
+    pub(super) turns: Turns,
+    pub(super) active: Mutex<HashMap<ThinId, Active>>,
+    /// What others have.
+    pub(super) handed_out: Mutex<HashMap<ThinId, HandedOut>>,
 }
 
 impl Devices {
@@ -88,6 +98,7 @@ impl Devices {
             patience,
             turns: Turns::default(),
             active: Mutex::default(),
+            handed_out: Mutex::default(),
         }
     }
 
@@ -97,7 +108,10 @@ impl Devices {
             let name = self.identity.thin_name(thin);
             match self.lingering(&name) {
                 Ok(Some(active)) => {
-                    tracing::warn!(device = name, "a program still has files open on this device of an earlier run: taken over as it is");
+                    tracing::warn!(
+                        device = name,
+                        "a program still has files open on this device of an earlier run: taken over as it is"
+                    );
                     self.active.lock().insert(thin, active);
                 }
                 Ok(None) => {}
@@ -179,6 +193,7 @@ impl Devices {
         device: Access,
         filesystem: Access,
     ) -> Result<Active> {
+        self.check_not_written_elsewhere(thin)?;
         let name = self.identity.thin_name(thin);
         let table = Table::thin(size, self.pool, thin);
         let number = match self.dm.activate(&name, &table, device == Access::ReadOnly) {
@@ -228,7 +243,7 @@ impl Devices {
     }
 
     /// Mounts, and grows a filesystem that is smaller than its device.
-    fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
+    pub(super) fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
         let read_only = active.filesystem == Access::ReadOnly;
         let grow = match read_only {
             true => None,
@@ -252,6 +267,16 @@ impl Devices {
         crate::sys::ext4::resize(&root, blocks).map_err(io)?;
         reconfigure(&mount, false, &self.plan.options)?;
         Ok(mount)
+    }
+
+    /// Whether the filesystem could grow.
+    pub(super) fn is_smaller(&self, active: &Active, size: Sectors) -> Result<bool> {
+        Ok(self.superblock(&active.path)?.blocks_to_grow_to(size).is_some())
+    }
+
+    /// What a mount is to be told: filesystem and options.
+    pub(super) fn plan(&self) -> &MountPlan {
+        &self.plan
     }
 
     fn superblock(&self, path: &Path) -> Result<Superblock> {
@@ -309,6 +334,7 @@ impl Devices {
     /// Whether a snapshot of it now would miss what is only in memory.
     pub(super) fn is_live(&self, thin: ThinId) -> bool {
         self.active.lock().get(&thin).is_some_and(|active| active.filesystem == Access::ReadWrite)
+            || self.written_elsewhere(thin).is_some()
     }
 
     /// Unmounts and makes the device inactive. Busy while a descriptor is open below it; what is
@@ -327,7 +353,7 @@ impl Devices {
         Ok(then())
     }
 
-    fn close(&self, thin: ThinId, active: Active) -> Result<()> {
+    pub(super) fn close(&self, thin: ThinId, active: Active) -> Result<()> {
         self.close_within(thin, active, self.patience)
     }
 
@@ -363,6 +389,7 @@ impl Devices {
     pub(super) fn used_inodes(&self, thin: ThinId, size: Sectors) -> Result<u64> {
         let _turn = self.turns.take(thin);
         let present = self.active.lock().get(&thin).map(|active| active.path.clone());
+        let present = present.or_else(|| self.written_elsewhere(thin));
         if let Some(path) = present {
             return Ok(self.superblock(&path)?.used_inodes());
         }

@@ -14,6 +14,7 @@
 //! create     a thin device for a volume
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
+//! handout    thin devices that others have: mounted elsewhere, or in a virtual machine
 //! discard    space of removed volumes, back to the machine
 //! usage      blocks and inodes of a volume's own
 //! reconcile  records against the pool
@@ -37,6 +38,7 @@ mod discard;
 mod error;
 mod ext4;
 mod files;
+mod handout;
 mod identity;
 mod keeper;
 mod ledger;
@@ -52,6 +54,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -60,7 +63,7 @@ pub use error::Refusal;
 pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
-use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result};
+use super::{Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
@@ -126,7 +129,13 @@ impl ThinBackend {
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
-        let opened = Book::open(ledger, &pool, identity.0, &count)
+        let plan = mount_plan(&config);
+        let devices =
+            Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        let opened = devices
+            .adopt_handed_out()
+            .map_err(|e| backend("looking for devices handed out before", e))
+            .and_then(|()| Book::open(ledger, &pool, identity.0, &count))
             .and_then(|book| Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?)));
         let (book, keeper) = match opened {
             Ok(opened) => opened,
@@ -136,9 +145,6 @@ impl ThinBackend {
                 return Err(error);
             }
         };
-        let plan = mount_plan(&config);
-        let devices =
-            Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
         devices.adopt(assembly.held());
         Ok(Self {
             recipe: Recipe::new(&config),
@@ -303,6 +309,7 @@ impl Backend for ThinBackend {
     fn destroy(&self, volume: &Volume) -> Result<()> {
         let thin = thin_id(volume)?;
         self.book.keep_out(thin);
+        self.take_back(volume, Duration::ZERO)?;
         self.devices.deactivate(thin).map_err(|e| volume_error(volume.id, "deactivating", e))?;
         self.discard(volume, thin);
         let deleted = self
@@ -332,6 +339,9 @@ impl Backend for ThinBackend {
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
         let base = self.base_of(volume, origin)?;
+        if self.devices.written_elsewhere(thin).is_some() {
+            self.meter.forget(thin); // nobody tells us of what is written there
+        }
         let blocks = self.meter.exclusive_blocks(
             &self.pool,
             &self.nodes,
@@ -383,12 +393,49 @@ impl Backend for ThinBackend {
         self.lines()
     }
 
+    fn has_block_devices(&self) -> bool {
+        true
+    }
+
+    fn hand_out(&self, volume: &Volume, access: Access) -> Result<BlockDevice> {
+        let thin = thin_id(volume)?;
+        if access == Access::ReadWrite {
+            self.untouched.written(thin);
+        }
+        let path = self
+            .devices
+            .hand_out(thin, Sectors::in_bytes(volume.size), access)
+            .map_err(|e| volume_error(volume.id, "handing out", e))?;
+        let plan = self.devices.plan();
+        Ok(BlockDevice { path, filesystem: plan.filesystem, options: plan.options.clone() })
+    }
+
+    fn is_handed_out(&self, volume: &Volume) -> bool {
+        thin_id(volume).is_ok_and(|thin| self.devices.is_handed_out(thin))
+    }
+
+    fn take_back(&self, volume: &Volume, patience: Duration) -> Result<()> {
+        let thin = thin_id(volume)?;
+        if !self.devices.is_handed_out(thin) {
+            return Ok(());
+        }
+        self.meter.forget(thin);
+        let taken = self.devices.take_back(thin, patience);
+        taken.map_err(|e| volume_error(volume.id, "taking back", e))
+    }
+
     fn stop(&self) -> Result<()> {
         self.keeper.stop();
         self.devices
             .deactivate_all()
             .map_err(|e| backend("deactivating what is still active", e))?;
-        self.assembly.take_down()
+        let handed_out = self.devices.take_back_all(Duration::ZERO);
+        let open = handed_out.map_err(|e| backend("taking back what was handed out", e))?;
+        if open.is_empty() {
+            return self.assembly.take_down();
+        }
+        tracing::warn!(devices = ?open, "somebody has these block devices open: they stay active, and so does the pool, until the next start");
+        Ok(())
     }
 }
 
