@@ -325,7 +325,7 @@ impl TryFrom<Settings> for Config {
             pool: pool_source(backend, &settings)?,
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
             max_active,
-            gc: settings.gc.into(),
+            gc: settings.gc.clone().into(),
             containerd_namespace: not_layers(Namespace::new(containerd)?)?,
             mount_form: mount_form(backend, &settings)?,
             log_format: settings.log_format.unwrap_or_default(),

@@ -8,7 +8,6 @@
 //! Of an active snapshot either the directory or the device can be used. Views and their parents are
 //! read-only, and can be read both ways; all views of one parent share one device.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::error::{Error, Result};
@@ -121,12 +120,12 @@ impl Snapshots {
         // With the parent held no view is in the making, and none is being handed the device.
         let wanted = [(parent, Mode::Exclusive)];
         let Some(_held) = self.locks.hold_within(ns, &wanted, PATIENCE) else { return Ok(()) };
-        let mut views = false;
-        self.store.for_each_child(ns, parent, &mut |_, child| {
-            views = child.kind == Kind::View;
-            if views { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if views { Ok(()) } else { Ok(self.volumes.take_back(&volume, Duration::ZERO)?) }
+        for child in self.store.children(ns, parent)? {
+            if self.store.snapshot(ns, &child)?.is_some_and(|child| child.kind == Kind::View) {
+                return Ok(());
+            }
+        }
+        Ok(self.volumes.take_back(&volume, Duration::ZERO)?)
     }
 }
 
