@@ -12,6 +12,7 @@ mod convert;
 mod diff;
 mod server;
 mod socket;
+mod space;
 pub mod status;
 
 pub use server::{ServeError, serve};

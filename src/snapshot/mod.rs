@@ -47,6 +47,7 @@ mod query;
 mod reaper;
 mod recover;
 mod remove;
+mod space;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -57,6 +58,7 @@ mod walk;
 pub use error::{Error, Result};
 pub use reaper::Reaped;
 pub use recover::Recovery;
+pub use space::Space;
 pub use update::LabelUpdate;
 
 use std::sync::Arc;
@@ -69,6 +71,10 @@ use crate::volume::{self, Pin, Volumes};
 
 /// Label with the size of a new volume, in decimal bytes.
 pub const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+
+/// Label with the filesystem (`ext4`, `xfs`, `ext2`) of a snapshot that starts empty, where the backend makes filesystems.
+/// Children have their parent's.
+pub const FILESYSTEM_LABEL: &str = "containerd.io/snapshot/thinfs.fs-type";
 
 /// One snapshot with its key.
 #[derive(Debug, Clone, PartialEq)]
