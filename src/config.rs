@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::types::{InvalidName, Namespace};
 
 mod bytes;
+mod gc;
+mod time;
 
 pub use bytes::Bytes;
+pub use gc::{Collecting, Fraction};
+pub use time::Span;
 
 /// The heading of the flags that every subcommand takes.
 pub(crate) const GLOBAL: &str = "Global options";
@@ -218,6 +222,9 @@ pub struct Settings {
     /// The thinfs namespace that containerd's snapshots live in [default: containerd]
     #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE", hide_env_values = true)]
     containerd_namespace: Option<String>,
+    #[command(flatten)]
+    #[serde(default)]
+    gc: gc::Settings,
     /// How log lines look; RUST_LOG chooses which [default: text]
     #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
@@ -269,6 +276,7 @@ impl Settings {
             trim_on_commit: self.trim_on_commit.or(below.trim_on_commit),
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
+            gc: self.gc.over(below.gc),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -327,6 +335,8 @@ pub struct Config {
     pub max_active: usize,
     /// Where containerd's snapshots live.
     pub containerd_namespace: Namespace,
+    /// When the collector runs.
+    pub gc: Collecting,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -356,6 +366,7 @@ impl TryFrom<Settings> for Config {
             trim_on_commit: settings.trim_on_commit.unwrap_or(true),
             max_active,
             containerd_namespace: Namespace::new(containerd)?,
+            gc: settings.gc.into(),
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })
