@@ -22,6 +22,7 @@ mod readme;
 mod restart;
 mod scale;
 mod snapshots;
+mod space;
 mod store;
 mod systemd;
 mod wire;

@@ -120,6 +120,29 @@ impl fmt::Display for BackendChoice {
     }
 }
 
+/// The filesystem in a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    /// The default.
+    #[default]
+    Ext4,
+    /// Needs volumes of 300M or more, and maps 65M of each before anything is written.
+    Xfs,
+    /// Without a journal.
+    Ext2,
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Ext2 => "ext2",
+        })
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -181,6 +204,21 @@ pub struct Settings {
     /// Size of an empty snapshot's filesystem on a thin device [default: 10G]
     #[arg(long, value_name = "SIZE", env = "THINFS_VOLUME_SIZE", hide_env_values = true)]
     volume_size: Option<Bytes>,
+    /// Filesystem of an empty snapshot on a thin device [default: ext4]
+    #[arg(long, value_enum, env = "THINFS_FS_TYPE", hide_env_values = true)]
+    fs_type: Option<FsType>,
+    /// More options for that filesystem's mkfs, as one word with spaces; they win over thinfs's own
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        env = "THINFS_FS_OPTIONS",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
+    fs_options: Option<String>,
+    /// Whether a commit hands back what was removed in the snapshot, where that is worth it [default: true]
+    #[arg(long, value_name = "BOOL", env = "THINFS_TRIM_ON_COMMIT", hide_env_values = true)]
+    trim_on_commit: Option<bool>,
     /// How many volumes stay activated while nobody uses them [default: 128]
     #[arg(long, value_name = "N", env = "THINFS_MAX_ACTIVE", hide_env_values = true)]
     max_active: Option<usize>,
@@ -240,6 +278,9 @@ impl Settings {
             metadata_device: self.metadata_device.or(below.metadata_device),
             pool: self.pool.or(below.pool),
             volume_size: self.volume_size.or(below.volume_size),
+            fs_type: self.fs_type.or(below.fs_type),
+            fs_options: self.fs_options.or(below.fs_options),
+            trim_on_commit: self.trim_on_commit.or(below.trim_on_commit),
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
             gc: self.gc.over(below.gc),
@@ -292,6 +333,12 @@ pub struct Config {
     pub pool: PoolSource,
     /// Bytes of an empty snapshot's filesystem on a thin device.
     pub volume_size: u64,
+    /// The filesystem of an empty snapshot on a thin device.
+    pub fs_type: FsType,
+    /// More words for its mkfs.
+    pub fs_options: Vec<String>,
+    /// Whether a commit discards what was removed.
+    pub trim_on_commit: bool,
     /// How many volumes stay activated while nobody uses them.
     pub max_active: usize,
     /// Where containerd's snapshots live.
@@ -324,6 +371,9 @@ impl TryFrom<Settings> for Config {
             backend,
             pool: pool_source(backend, &settings)?,
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
+            fs_type: settings.fs_type.unwrap_or_default(),
+            fs_options: words(settings.fs_options.as_deref()),
+            trim_on_commit: settings.trim_on_commit.unwrap_or(true),
             max_active,
             gc: settings.gc.clone().into(),
             containerd_namespace: not_layers(Namespace::new(containerd)?)?,
@@ -382,6 +432,10 @@ fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource
             "pool-size and pool-max-size are for a pool that thinfs makes in files: a device has its size",
         )),
     }
+}
+
+fn words(text: Option<&str>) -> Vec<String> {
+    text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 fn at_least(setting: &'static str, least: Bytes, given: Bytes) -> Result<u64, Error> {

@@ -38,7 +38,9 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
                        usage {size, inodes}, path
   prepare, view, commit, info, label   the same, one object
   tree                 the same with depth; parents come before their children
-  usage                a line each: key, size, inodes
+  usage                a line each: key, size, inodes, exclusive, shared
+  resize               the snapshot
+  trim                 a line each: key, bytes
   diff                 a line each: change (added, modified, deleted), path; path_hex if the path
                        is not UTF-8
   mounts               a line each: type, source, options
@@ -51,7 +53,8 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   namespace ls         name, labels, created
   layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
-                       details, capacity, namespaces, pending, volumes, gc
+                       details, capacity {total, used, block_size, metadata_total, metadata_used, most,
+                       rate, full_in}, namespaces, pending, volumes, gc
 
 ";
 
@@ -96,6 +99,8 @@ pub(super) enum Command {
     Info(KeyArgs),
     Usage(UsageArgs),
     Mounts(MountsArgs),
+    Resize(ResizeArgs),
+    Trim(TrimArgs),
     Diff(DiffArgs),
     Label(LabelArgs),
     Lease(LeaseArgs),
@@ -149,6 +154,9 @@ pub(super) struct PrepareArgs {
     /// Most that its filesystem can hold (thin backend), like 20G; a parent's size is the least
     #[arg(long, value_name = "SIZE")]
     pub(super) size: Option<crate::config::Bytes>,
+    /// Filesystem of an empty snapshot (thin backend): ext4, xfs or ext2; children have their parent's
+    #[arg(long, value_name = "NAME", conflicts_with = "parent")]
+    pub(super) fs_type: Option<crate::config::FsType>,
 }
 
 /// Make a read-only view of a committed snapshot and print its directory
@@ -259,6 +267,9 @@ pub(super) struct KeyArgs {
 }
 
 /// Show what snapshots hold of their own, without their parents
+///
+/// SIZE and INODES are the difference to the parent. On the thin backend ALONE is what removing the snapshot would
+/// free now, SHARED what others (children, siblings) have, too; without keys the last line sums up the pool.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  thinfs usage\n  thinfs usage web scratch")]
 pub(super) struct UsageArgs {
@@ -273,6 +284,27 @@ pub(super) struct UsageArgs {
 pub(super) struct MountsArgs {
     /// Key
     pub(super) key: String,
+}
+
+/// Make an active snapshot's filesystem larger, while it is in use (thin backend)
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs resize web 40G")]
+pub(super) struct ResizeArgs {
+    /// Key
+    pub(super) key: String,
+    /// Its new size, like 40G; it can't shrink
+    pub(super) size: crate::config::Bytes,
+}
+
+/// Hand the free space inside active snapshots back to the pool and the disk below (thin backend)
+///
+/// A commit does this by itself where it gives something back (see `serve --trim-on-commit`).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs trim\n  thinfs trim web")]
+pub(super) struct TrimArgs {
+    /// Keys [default: all active snapshots]
+    #[arg(value_name = "KEY")]
+    pub(super) keys: Vec<String>,
 }
 
 /// List the paths that differ between two snapshots

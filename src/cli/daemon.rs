@@ -61,6 +61,9 @@ fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str,
         ("Backend", status.backend.clone()),
         ("Space", space),
     ];
+    if let Some(capacity) = capacity.filter(|capacity| capacity.most > capacity.total) {
+        fields.push(("Grows to", size(capacity.most)));
+    }
     if let Some(capacity) = capacity.filter(|capacity| capacity.metadata_total > 0) {
         fields.push(("Metadata", share(capacity.metadata_used, capacity.metadata_total)));
     }

@@ -38,6 +38,16 @@ pub(super) struct KeyUsage<'a> {
     pub(super) key: &'a str,
     pub(super) size: u64,
     pub(super) inodes: u64,
+    /// Bytes that removing it would free, and that others have, too; null where nothing is shared
+    pub(super) exclusive: Option<u64>,
+    pub(super) shared: Option<u64>,
+}
+
+/// A line of `trim`.
+#[derive(Debug, Serialize)]
+pub(super) struct Trimmed<'a> {
+    pub(super) key: &'a str,
+    pub(super) bytes: u64,
 }
 
 /// A line of `tree`: parents come before their children.
@@ -240,6 +250,12 @@ pub(super) struct Capacity {
     pub(super) block_size: u64,
     pub(super) metadata_total: u64,
     pub(super) metadata_used: u64,
+    /// What total can grow to by itself
+    pub(super) most: u64,
+    /// Bytes by which used grows in a second, over the last minute
+    pub(super) rate: i64,
+    /// Seconds until it is full at that pace; null: not within a year
+    pub(super) full_in: Option<u64>,
 }
 
 /// How many snapshots a namespace has of each kind.
@@ -372,6 +388,9 @@ impl From<admin::Capacity> for Capacity {
             block_size: capacity.block_size,
             metadata_total: capacity.metadata_total,
             metadata_used: capacity.metadata_used,
+            most: capacity.most,
+            rate: capacity.rate,
+            full_in: capacity.full_in,
         }
     }
 }

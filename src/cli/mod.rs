@@ -26,6 +26,7 @@ mod output;
 mod progress;
 mod rw;
 mod snapshots;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -144,8 +145,10 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Info(args) => snapshots::info(args, client, out).await,
         Command::Mounts(args) => snapshots::mounts(args, client, out).await,
         Command::Label(args) => snapshots::label(args, client, out).await,
+        Command::Resize(args) => space::resize(args, client, out).await,
+        Command::Trim(args) => space::trim(args, client, out).await,
         Command::Ls(args) => list::ls(args, client, out).await,
-        Command::Usage(args) => list::usage(args, client, out).await,
+        Command::Usage(args) => space::usage(args, client, out).await,
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
         Command::Gc(args) => gc::gc(args, client, out).await,

@@ -14,19 +14,22 @@ use crate::types::ROOT_LABEL;
 
 /// The label by which containerd and we are told a filesystem's size.
 const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+/// The same for its filesystem.
+const FILESYSTEM_LABEL: &str = "containerd.io/snapshot/thinfs.fs-type";
 
 pub(super) async fn prepare(
     args: PrepareArgs,
     client: &mut Client,
     out: &mut Out<'_>,
 ) -> Result<()> {
-    let PrepareArgs { key, parent, labels, size, lease } = args;
+    let PrepareArgs { key, parent, labels, size, fs_type, lease } = args;
     let size = size.map(|size| (MAX_SIZE_LABEL.to_owned(), size.0.to_string()));
+    let filesystem = fs_type.map(|fs| (FILESYSTEM_LABEL.to_owned(), fs.to_string()));
     let request = admin::PrepareRequest {
         namespace: client.ns(),
         key: key.clone(),
         parent: parent.unwrap_or_default(),
-        labels: labels.labels.into_iter().chain(size).collect(),
+        labels: labels.labels.into_iter().chain(size).chain(filesystem).collect(),
         lease: lease.lease.unwrap_or_default(),
     };
     let reply = during(|| format!("preparing {key}"), client.admin.prepare(request)).await;

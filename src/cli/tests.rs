@@ -142,10 +142,27 @@ Labels:    owner=ci
 #[test]
 fn usage_is_a_table_or_lines() {
     let usages = [("web".to_owned(), admin::Usage { size: 1536, inodes: 3 })];
-    let text = printed(false, |out| list::print_usages(&usages, out));
+    let nothing_shared = admin::SpaceReply::default();
+    let text = printed(false, |out| space::print_usages(&usages, &nothing_shared, out));
     assert_eq!(text, "KEY     SIZE  INODES\nweb  1.5 KiB       3\n");
-    let json = printed(true, |out| list::print_usages(&usages, out));
-    assert_eq!(json, "{\"key\":\"web\",\"size\":1536,\"inodes\":3}\n");
+    let json = printed(true, |out| space::print_usages(&usages, &nothing_shared, out));
+    assert_eq!(
+        json,
+        "{\"key\":\"web\",\"size\":1536,\"inodes\":3,\"exclusive\":null,\"shared\":null}\n"
+    );
+    let web = admin::SnapshotSpace { key: "web".into(), exclusive: 1024, shared: 8192 };
+    let pool = admin::PoolSpace { used: 20480, shared: 8192, others: 11264 };
+    let space = admin::SpaceReply { snapshots: vec![web], pool: Some(pool) };
+    let text = printed(false, |out| space::print_usages(&usages, &space, out));
+    let expected = "\
+KEY     SIZE  INODES  ALONE  SHARED
+web  1.5 KiB       3  1 KiB   8 KiB
+
+20 KiB used: 1 KiB alone, 8 KiB shared, 11 KiB others (bases of empty snapshots, other namespaces, removed)
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| space::print_usages(&usages, &space, out));
+    assert!(json.contains("\"exclusive\":1024,\"shared\":8192"), "{json}");
 }
 
 #[test]

@@ -35,6 +35,10 @@ fn without_settings_everything_is_below_the_default_root() {
     assert_eq!(config.backend, BackendChoice::Auto);
     assert_eq!(config.pool, PoolSource::Files { size: None, most: None });
     assert_eq!(config.volume_size, 10 << 30);
+    assert_eq!(
+        (config.fs_type, config.fs_options, config.trim_on_commit),
+        (FsType::Ext4, vec![], true)
+    );
     assert_eq!(config.containerd_namespace.as_str(), "containerd");
     assert_eq!(config.mount_form, MountForm::Bind);
     assert_eq!(config.log_format, LogFormat::Text);
@@ -60,6 +64,18 @@ fn a_flag_wins_over_the_file_setting_by_setting() {
     assert_eq!(config.volume_size, 3 << 30);
     assert_eq!(config.max_active, 7);
     assert_eq!(config.log_format, LogFormat::Json);
+}
+
+#[test]
+fn filesystem_and_trimming_are_settings_of_every_layer() {
+    let text = "fs-type = 'xfs'\nfs-options = '-m crc=1'\ntrim-on-commit = false";
+    let from_file = config(&[], text).unwrap();
+    assert_eq!((from_file.fs_type, from_file.trim_on_commit), (FsType::Xfs, false));
+    assert_eq!(from_file.fs_options, ["-m", "crc=1"]);
+    let flags = ["--fs-type", "ext2", "--fs-options", "-i 65536", "--trim-on-commit", "true"];
+    let from_flags = config(&flags, text).unwrap();
+    assert_eq!((from_flags.fs_type, from_flags.trim_on_commit), (FsType::Ext2, true));
+    assert_eq!(from_flags.fs_options, ["-i", "65536"]);
 }
 
 /// The environment belongs to the whole process, so this asks a process of its own: it runs this

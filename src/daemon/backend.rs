@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::error::{Error, Result};
 use super::ledger::StoreLedger;
 use super::root::Root;
-use crate::config::{BackendChoice, Config, PoolSource};
+use crate::config::{BackendChoice, Config, FsType, PoolSource};
 use crate::meta::Store;
 use crate::types::MountForm;
-use crate::volume::thin::{self, ThinBackend, ThinConfig};
+use crate::volume::thin::{self, Filesystem, ThinBackend, ThinConfig};
 use crate::volume::{Backend, NativeBackend, NativeConfig};
 
 /// A backend that can be started.
@@ -64,6 +64,13 @@ fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
     Ok(ThinConfig {
         source,
         volume_size: config.volume_size,
+        filesystem: match config.fs_type {
+            FsType::Ext4 => Filesystem::Ext4,
+            FsType::Xfs => Filesystem::Xfs,
+            FsType::Ext2 => Filesystem::Ext2,
+        },
+        mkfs_options: config.fs_options.clone(),
+        trim_on_commit: config.trim_on_commit,
         ..ThinConfig::new(root.path().to_owned())
     })
 }

@@ -9,13 +9,14 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    BackupReply, BackupRequest, Capacity, CheckReply, CheckRequest, CommitRequest, Detail,
+    BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail,
     DiffReply, DiffRequest, EventsReply, EventsRequest, GcReply, GcRequest, ListReply, ListRequest,
     MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply, RemoveRequest,
-    Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest, UsageReply, UsageRequest,
+    ResizeRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply, StatusRequest,
+    TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest,
     ViewRequest, VolumeStatus, admin_server,
 };
-use super::{Context, convert, diff, events, gc, status};
+use super::{Context, convert, diff, events, gc, space, status};
 use crate::snapshot::{self, LabelUpdate};
 use crate::types::Kind;
 use crate::volume::Access;
@@ -243,6 +244,25 @@ impl admin_server::Admin for Admin {
         })))
     }
 
+    #[tracing::instrument(name = "resize", skip_all, fields(key = request.get_ref().key))]
+    async fn resize(&self, request: Request<ResizeRequest>) -> Reply<Snapshot> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(Response::new(blocking(move || space::resize(&context, request)).await?))
+    }
+
+    #[tracing::instrument(name = "trim", skip_all, fields(key = request.get_ref().key))]
+    async fn trim(&self, request: Request<TrimRequest>) -> Reply<TrimReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(Response::new(blocking(move || space::trim(&context, request)).await?))
+    }
+
+    #[tracing::instrument(name = "space", skip_all)]
+    async fn space(&self, request: Request<SpaceRequest>) -> Reply<SpaceReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let space = cancellable(move |cancel| space::space(&context, request, cancel));
+        Ok(Response::new(space.await?))
+    }
+
     #[tracing::instrument(name = "status", skip_all)]
     async fn status(&self, _: Request<StatusRequest>) -> Reply<StatusReply> {
         let context = Arc::clone(&self.0);
@@ -276,22 +296,16 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         backend: backend.name().to_owned(),
         details: details.collect(),
         // A pool that can't say how full it is is what somebody asks for the status of.
-        capacity: backend.capacity().map(capacity).map_err(|error| status::of(error.into())).ok(),
+        capacity: backend
+            .capacity()
+            .map(space::capacity)
+            .map_err(|error| status::of(error.into()))
+            .ok(),
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
         gc: Some(gc::status(context.collector.totals())),
     })
-}
-
-fn capacity(capacity: crate::volume::Capacity) -> Capacity {
-    Capacity {
-        total: capacity.total,
-        used: capacity.used,
-        block_size: capacity.block_size,
-        metadata_total: capacity.metadata_total,
-        metadata_used: capacity.metadata_used,
-    }
 }
 
 fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {

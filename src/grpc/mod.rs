@@ -22,6 +22,7 @@ pub mod layers;
 mod passed;
 mod server;
 mod socket;
+mod space;
 pub mod status;
 
 pub use passed::descriptor;

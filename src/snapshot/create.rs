@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Also, Info, MAX_SIZE_LABEL, Snapshots, events};
+use super::{Also, FILESYSTEM_LABEL, Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{
     Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -18,6 +18,8 @@ pub(super) struct Request<'a> {
     pub(super) labels: Labels,
     /// From [`MAX_SIZE_LABEL`].
     pub(super) size: Option<u64>,
+    /// From [`FILESYSTEM_LABEL`].
+    pub(super) filesystem: Option<String>,
     /// The lease that holds it from the start.
     pub(super) lease: Option<&'a LeaseId>,
 }
@@ -34,7 +36,8 @@ impl<'a> Request<'a> {
     ) -> Result<Self> {
         check_labels(&labels)?;
         let size = max_size(&labels)?;
-        Ok(Self { ns, key, kind, parent, labels, size, lease })
+        let filesystem = filesystem(&labels)?;
+        Ok(Self { ns, key, kind, parent, labels, size, filesystem, lease })
     }
 
     fn into_info(self, id: SnapshotId, volume: VolumeId) -> Info {
@@ -60,6 +63,16 @@ fn max_size(labels: &Labels) -> Result<Option<u64>> {
         Ok(size) if size > 0 => Ok(Some(size)),
         _ => Err(Error::InvalidArgument(format!(
             "label {MAX_SIZE_LABEL} is {text:?}: it takes a number of bytes greater than 0"
+        ))),
+    }
+}
+
+fn filesystem(labels: &Labels) -> Result<Option<String>> {
+    match labels.get(FILESYSTEM_LABEL).map(String::as_str) {
+        None => Ok(None),
+        Some(name @ ("ext4" | "xfs" | "ext2")) => Ok(Some(name.to_owned())),
+        Some(other) => Err(Error::InvalidArgument(format!(
+            "label {FILESYSTEM_LABEL} is {other:?}: it takes ext4, xfs or ext2"
         ))),
     }
 }
@@ -113,7 +126,13 @@ impl Snapshots {
     ) -> Result<Info> {
         let lease = request.lease;
         let id = self.store.next_snapshot_id()?;
-        let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
+        let (backend, volume) = (self.volumes.backend(), VolumeId::of(id));
+        let volume = match (&request.filesystem, origin) {
+            (Some(filesystem), None) => {
+                backend.create_formatted(volume, filesystem, request.size)?
+            }
+            (_, origin) => backend.create(volume, origin, request.size)?,
+        };
         let info = request.into_info(id, volume.id);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);

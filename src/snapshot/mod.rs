@@ -54,6 +54,7 @@ mod recover;
 mod references;
 mod remove;
 mod repair;
+mod space;
 #[cfg(test)]
 pub(crate) mod tests;
 mod update;
@@ -69,6 +70,7 @@ pub use reaper::Reaped;
 pub use recover::Recovery;
 pub use repair::Repair;
 pub use references::{Noted, References};
+pub use space::Space;
 pub use update::LabelUpdate;
 
 use std::sync::Arc;
@@ -81,6 +83,10 @@ use crate::volume::{self, Pin, Volumes};
 
 /// Label with the size of a new volume, in decimal bytes.
 pub const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+
+/// Label with the filesystem (`ext4`, `xfs`, `ext2`) of a snapshot that starts empty, where the backend makes filesystems.
+/// Children have their parent's.
+pub const FILESYSTEM_LABEL: &str = "containerd.io/snapshot/thinfs.fs-type";
 
 /// One snapshot with its key.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 pub mod creds;
 pub mod direct;
 pub mod discard;
-pub mod ext4;
+pub mod filesystem;
 pub mod handle;
 pub mod ioctl;
 pub mod loopdev;

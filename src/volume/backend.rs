@@ -53,6 +53,34 @@ pub struct Capacity {
     pub metadata_total: u64,
     /// Bytes of the pool's metadata in use.
     pub metadata_used: u64,
+    /// Bytes that `total` can grow to by itself; 0 where nothing is known of that.
+    pub most: u64,
+    /// Bytes by which `used` grows in a second, over the last minute.
+    pub rate: i64,
+    /// When data or metadata will be full at that pace; `None`: not within a year, or not known.
+    pub full_in: Option<Duration>,
+}
+
+/// Whose the storage is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Bytes that each volume has alone (what destroying it would free), and those that it shares.
+    pub volumes: Vec<(VolumeId, Share)>,
+    /// Bytes that belong to no volume of these alone: templates, volumes about to be destroyed.
+    pub others: u64,
+    /// Bytes that several share, each counted once.
+    pub shared: u64,
+    /// All bytes in use: the sum of what each has alone, `others` and `shared`.
+    pub used: u64,
+}
+
+/// One volume's part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes that nobody else has.
+    pub exclusive: u64,
+    /// Bytes that others have, too.
+    pub shared: u64,
 }
 
 /// What a reconciliation at start found.
@@ -75,6 +103,16 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// crash before the caller's batch leaves garbage that `reconcile` destroys. `size`: bytes,
     /// None = origin's / the default.
     fn create(&self, id: VolumeId, origin: Option<&Volume>, size: Option<u64>) -> Result<Volume>;
+    /// Makes an empty volume with this filesystem (`ext4`, `xfs`, `ext2`). A backend without filesystems of
+    /// its own makes an ordinary one.
+    fn create_formatted(
+        &self,
+        id: VolumeId,
+        _filesystem: &str,
+        size: Option<u64>,
+    ) -> Result<Volume> {
+        self.create(id, None, size)
+    }
     /// Makes the volume's files reachable.
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted>;
     /// Flushes everything to stable storage and turns the mounted filesystem read-only. No writer
@@ -89,6 +127,22 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     }
     /// Writes everything back (durable) without changing the access.
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()>;
+    /// Whether a volume has a size of its own.
+    fn has_sizes(&self) -> bool {
+        false
+    }
+    /// Makes a volume larger, whose record (`volume`) says so already; `mounted` where it happens to be
+    /// activated. One that isn't, or after a crash in between, grows when it is activated for writing.
+    fn resize(&self, volume: &Volume, _mounted: Option<&Mounted>) -> Result<()> {
+        let context =
+            format!("making volume {} larger: the {} backend has no sizes", volume.id, self.name());
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
+    }
+    /// Hands the free space inside an activated volume back to what lies below. How many bytes
+    /// came back.
+    fn trim(&self, _volume: &Volume, _mounted: &Mounted) -> Result<u64> {
+        Ok(0)
+    }
     /// Unmounts and deactivates, with everything written back. Every descriptor below the root that is ours
     /// has been closed. Busy: a program has files open that the kernel serves without us (passthrough); the
     /// volume can be activated again, and `stop` leaves what is below those files as it is.
@@ -104,6 +158,10 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         mounted: Option<&Mounted>,
         cancel: &AtomicBool,
     ) -> Result<Usage>;
+    /// Which storage of these volumes is whose. `None` where nothing is shared.
+    fn shares(&self, _volumes: &[Volume], _cancel: &AtomicBool) -> Result<Option<Shares>> {
+        Ok(None)
+    }
     /// Space of the pool, or of the filesystem that holds the directories.
     fn capacity(&self) -> Result<Capacity>;
     /// Start: compares all records with what exists. Destroys what nobody names, reports what is

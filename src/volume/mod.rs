@@ -41,7 +41,9 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Access, Backend, BlockDevice, Capacity, Mounted, Reconciled};
+pub use backend::{
+    Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Share, Shares,
+};
 pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};

@@ -149,6 +149,28 @@ impl Volumes {
         self.shared.backend.usage(volume, origin, mounted.as_ref(), cancel)
     }
 
+    /// Makes a volume as large as its record says now, also while it is in use.
+    pub fn resize(&self, volume: &Volume) -> Result<()> {
+        let Some(slot) = self.shared.slots.get(volume.id) else {
+            return self.shared.backend.resize(volume, None);
+        };
+        let mut op = slot.op.lock();
+        if let Some((kept, _)) = &mut op.mounted {
+            *kept = volume.clone();
+        }
+        let mounted = op.mounted.as_ref().map(|(_, mounted)| mounted);
+        self.shared.backend.resize(volume, mounted)
+    }
+
+    /// Hands the free space inside a volume back, activating it for writing if need be. How many bytes came back.
+    pub fn trim(&self, volume: &Volume) -> Result<u64> {
+        let pin = self.pin(volume, Access::ReadWrite)?;
+        // Counts as a writer, so that no commit comes between.
+        let writer = pin.writer()?;
+        let mounted = mounted(writer.pin().active())?;
+        self.shared.backend.trim(volume, &mounted)
+    }
+
     /// The activated volumes, by id.
     pub fn status(&self) -> Vec<VolumeStatus> {
         let ids = self.shared.slots.all().into_iter().map(|slot| slot.id);

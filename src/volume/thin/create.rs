@@ -1,17 +1,15 @@
 //! Making a thin device for a volume: room, id, origin.
 
+use super::config::Filesystem;
 use super::error::pool_error;
 use super::reconcile::thin_id;
-use super::{ThinBackend, odd, whole};
+use super::{ThinBackend, odd, room, whole};
 use crate::thin::ThinId;
 use crate::thin::pool;
 use crate::thin::status::PoolMode;
 use crate::types::{Backing, Volume, VolumeId, VolumeState};
 use crate::volume::{Error, Result};
 
-/// Free metadata blocks that only removals may use: a 64th, within these bounds. A pool whose
-/// metadata is full does nothing at all any more.
-const METADATA_RESERVE: (u64, u64) = (64, 8192);
 /// Free data blocks that only volumes that exist may use: a 128th, within these bounds. What is prepared
 /// could not be written.
 const DATA_RESERVE: (u64, u64) = (1, 4096);
@@ -26,8 +24,19 @@ impl ThinBackend {
         origin: Option<&Volume>,
         size: Option<u64>,
     ) -> Result<Volume> {
+        self.create_on(id, origin, self.config.filesystem, size)
+    }
+
+    /// The same; `filesystem` is for a volume without origin.
+    pub(super) fn create_on(
+        &self,
+        id: VolumeId,
+        origin: Option<&Volume>,
+        filesystem: Filesystem,
+        size: Option<u64>,
+    ) -> Result<Volume> {
         self.check_room()?;
-        let (base, base_size) = self.base(origin, size)?;
+        let (base, base_size) = self.base(origin, filesystem, size)?;
         let size = size.map_or(base_size, whole);
         if size < base_size {
             let context =
@@ -55,7 +64,12 @@ impl ThinBackend {
     }
 
     /// What a volume with this origin and size starts from: thin id and size of its device.
-    fn base(&self, origin: Option<&Volume>, size: Option<u64>) -> Result<(ThinId, u64)> {
+    fn base(
+        &self,
+        origin: Option<&Volume>,
+        filesystem: Filesystem,
+        size: Option<u64>,
+    ) -> Result<(ThinId, u64)> {
         match origin {
             Some(origin) => {
                 let thin = thin_id(origin)?;
@@ -68,7 +82,8 @@ impl ThinBackend {
                 Ok((thin, origin.size))
             }
             None => {
-                let template = self.template(whole(size.unwrap_or(self.config.volume_size)))?;
+                let size = whole(size.unwrap_or(self.config.volume_size));
+                let template = self.template(filesystem, size)?;
                 let thin = ThinId::new(template.thin_id);
                 let thin =
                     thin.ok_or_else(|| odd("making an empty volume", format!("bad {template:?}")))?;
@@ -79,9 +94,17 @@ impl ThinBackend {
 
     /// Refuses before the pool gets full: full metadata would end in a pool that does nothing.
     fn check_room(&self) -> Result<()> {
+        self.has_room().or_else(|_| {
+            // The pool may have become longer since, or will now.
+            self.keeper.look();
+            self.has_room()
+        })
+    }
+
+    fn has_room(&self) -> Result<()> {
         let status =
             self.pool.check_healthy().map_err(|e| pool_error("looking for room in the pool", e))?;
-        let reserve = (status.metadata.total / 64).clamp(METADATA_RESERVE.0, METADATA_RESERVE.1);
+        let reserve = room::creation_reserve(status.metadata);
         let name = self.pool.name();
         if status.metadata.free() <= reserve {
             return Err(Error::NoSpace(format!(

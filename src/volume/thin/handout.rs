@@ -56,12 +56,15 @@ impl Devices {
             present.map_or(Ok(()), |active| self.close(thin, active))?;
         }
         let table = Table::thin(size, self.pool, thin);
-        let number = match self.dm.activate(name, &table, access == Access::ReadOnly) {
+        let steady = self.steady.read();
+        let activated = self.dm.activate(name, &table, access == Access::ReadOnly);
+        drop(steady);
+        let number = match activated {
             Err(e) if e.errno() == Some(libc::ENODATA) => return Err(DeviceError::Missing(thin)),
             other => other?,
         };
         let handed = HandedOut { number, access };
-        match self.grow(size, handed).and_then(|()| self.publish(name, handed)) {
+        match self.grow_before(size, handed).and_then(|()| self.publish(name, handed)) {
             Ok(path) => {
                 self.handed_out.lock().insert(thin, handed);
                 tracing::debug!(device = name, ?access, "handed out");
@@ -77,7 +80,7 @@ impl Devices {
     }
 
     /// A filesystem that is smaller than its device grows before anybody else has it.
-    fn grow(&self, size: Sectors, handed: HandedOut) -> Result<()> {
+    fn grow_before(&self, size: Sectors, handed: HandedOut) -> Result<()> {
         if handed.access == Access::ReadOnly {
             return Ok(());
         }

@@ -10,13 +10,16 @@
 //! identity   the names of our devices
 //! assembly   the pool: found, built, taken down      files: its sparse files on loop devices
 //! keeper     watches how full the pool is, and lets it grow
+//! room       how much may be used, so that data runs out before metadata      pace: how fast it fills
 //! ledger     thin ids, and the witness that pool and store belong together
 //! create     a thin device for a volume
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
 //! handout    thin devices that others have: mounted elsewhere, or in a virtual machine
-//! discard    space of removed volumes, back to the machine
-//! usage      blocks and inodes of a volume's own
+//! superblock which filesystem a volume has, how large, how clean
+//! resize     larger volumes
+//! discard    space of removed volumes and removed files, back to the machine
+//! usage      blocks and inodes of a volume's own; whose blocks are whose
 //! reconcile  records against the pool
 //! describe   the lines of `status`
 //! ```
@@ -36,14 +39,17 @@ mod describe;
 mod devices;
 mod discard;
 mod error;
-mod ext4;
 mod files;
 mod handout;
 mod identity;
 mod keeper;
 mod ledger;
+mod pace;
 mod probe;
 mod reconcile;
+mod resize;
+mod room;
+mod superblock;
 mod template;
 mod turns;
 mod usage;
@@ -63,7 +69,7 @@ pub use error::Refusal;
 pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
-use super::{Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result};
+use super::{Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result, Shares};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
@@ -78,7 +84,6 @@ use identity::Identity;
 use keeper::Keeper;
 use ledger::Book;
 use reconcile::thin_id;
-use template::Recipe;
 use usage::Meter;
 
 /// Bytes in a metadata block.
@@ -90,12 +95,11 @@ const SIZE_UNIT: u64 = 4096;
 /// without that leaves everything active for the next start to find.
 pub struct ThinBackend {
     config: ThinConfig,
-    recipe: Recipe,
     nodes: Nodes,
     pool: Arc<Pool>,
     assembly: Assembly,
     book: Book,
-    devices: Devices,
+    devices: Arc<Devices>,
     meter: Meter,
     keeper: Keeper,
     untouched: Untouched,
@@ -125,6 +129,10 @@ impl ThinBackend {
             context: "loading the pool's record".to_owned(),
             source,
         })?;
+        probe::usable(config.filesystem).map_err(|why| {
+            let context = format!("making volumes with {}", config.filesystem.as_str());
+            backend(context, std::io::Error::other(why))
+        })?;
         let (pool, assembly) = Assembly::build(&config, &dm, identity, known.is_some())?;
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
@@ -132,11 +140,16 @@ impl ThinBackend {
         let plan = mount_plan(&config);
         let devices =
             Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        devices.adopt(assembly.held());
+        let devices = Arc::new(devices);
         let opened = devices
             .adopt_handed_out()
             .map_err(|e| backend("looking for devices handed out before", e))
             .and_then(|()| Book::open(ledger, &pool, identity.0, &count))
-            .and_then(|book| Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?)));
+            .and_then(|book| {
+                let growth = assembly.growth(&config);
+                Ok((book, Keeper::start(pool.clone(), devices.clone(), growth)?))
+            });
         let (book, keeper) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -145,9 +158,7 @@ impl ThinBackend {
                 return Err(error);
             }
         };
-        devices.adopt(assembly.held());
         Ok(Self {
-            recipe: Recipe::new(&config),
             nodes,
             meter: Meter::default(),
             keeper,
@@ -167,16 +178,6 @@ impl ThinBackend {
 
     fn existing(&self) -> Result<Vec<ThinId>> {
         Ok(usage::list(&self.pool, &self.nodes)?.into_iter().map(|thin| thin.id).collect())
-    }
-
-    /// What a volume's usage is measured against: its origin, or the template of its size.
-    fn base_of(&self, volume: &Volume, origin: Option<&Volume>) -> Result<Option<(ThinId, u64)>> {
-        if let Some(origin) = origin {
-            return Ok(Some((thin_id(origin)?, origin.size)));
-        }
-        let record = self.book.record();
-        let template = self.recipe.find(&record.templates, volume.size);
-        Ok(template.and_then(|t| Some((ThinId::new(t.thin_id)?, t.size))))
     }
 
     /// Inodes in use on a volume.
@@ -253,6 +254,19 @@ impl Backend for ThinBackend {
         self.create_volume(id, origin, size)
     }
 
+    fn create_formatted(
+        &self,
+        id: VolumeId,
+        filesystem: &str,
+        size: Option<u64>,
+    ) -> Result<Volume> {
+        let found = Filesystem::from_name(filesystem).ok_or_else(|| {
+            let context = format!("making volume {id} with filesystem {filesystem:?}");
+            Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() }
+        })?;
+        self.create_on(id, None, found, size)
+    }
+
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {
         let thin = thin_id(volume)?;
         if access == Access::ReadWrite {
@@ -267,8 +281,27 @@ impl Backend for ThinBackend {
         Ok(mounted)
     }
 
+    fn has_sizes(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, volume: &Volume, mounted: Option<&Mounted>) -> Result<()> {
+        self.resize_volume(volume, mounted)
+    }
+
+    fn trim(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        self.trim_volume(volume, mounted)
+    }
+
+    fn shares(&self, volumes: &[Volume], cancel: &AtomicBool) -> Result<Option<Shares>> {
+        self.shares_of(volumes, cancel).map(Some)
+    }
+
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
         let thin = thin_id(volume)?;
+        if self.config.trim_on_commit {
+            self.trim_if_worth_it(volume, mounted);
+        }
         self.devices
             .seal(thin, &mounted.root)
             .map_err(|e| volume_error(volume.id, "sealing", e))?;
@@ -338,17 +371,11 @@ impl Backend for ThinBackend {
         cancel: &AtomicBool,
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
-        let base = self.base_of(volume, origin)?;
         if self.devices.written_elsewhere(thin).is_some() {
             self.meter.forget(thin); // nobody tells us of what is written there
         }
-        let blocks = self.meter.exclusive_blocks(
-            &self.pool,
-            &self.nodes,
-            thin,
-            base.map(|b| b.0),
-            cancel,
-        )?;
+        let base = self.base_of(volume, origin, cancel)?;
+        let blocks = self.own_blocks(thin, base.map(|b| b.0), cancel)?;
         let size = blocks.ok_or(Error::Missing(volume.id))? * self.pool.table().block.bytes();
         let used = self.used_inodes(volume.id, thin, volume.size, mounted)?;
         let inherited = match base {
@@ -362,9 +389,14 @@ impl Backend for ThinBackend {
 
     fn capacity(&self) -> Result<Capacity> {
         let status = self.status()?;
+        let report = self.keeper.report();
         let block_size = self.pool.table().block.bytes();
         Ok(Capacity {
-            total: status.data.total * block_size,
+            // The pool is given its device bit by bit.
+            total: report.device.max(status.data.total * block_size),
+            most: report.most.max(status.data.total * block_size),
+            rate: report.data.bytes_a_second,
+            full_in: report.data.full_in.into_iter().chain(report.metadata.full_in).min(),
             used: status.data.used * block_size,
             block_size,
             metadata_total: status.metadata.total * METADATA_BLOCK,
@@ -406,8 +438,9 @@ impl Backend for ThinBackend {
             .devices
             .hand_out(thin, Sectors::in_bytes(volume.size), access)
             .map_err(|e| volume_error(volume.id, "handing out", e))?;
-        let plan = self.devices.plan();
-        Ok(BlockDevice { path, filesystem: plan.filesystem, options: plan.options.clone() })
+        let words = self.devices.mount_words(&path);
+        let (filesystem, options) = words.map_err(|e| volume_error(volume.id, "handing out", e))?;
+        Ok(BlockDevice { path, filesystem, options })
     }
 
     fn is_handed_out(&self, volume: &Volume) -> bool {
@@ -440,9 +473,7 @@ impl Backend for ThinBackend {
 }
 
 fn mount_plan(config: &ThinConfig) -> MountPlan {
-    let own = config.filesystem.mount_options().iter().map(|&o| o.to_owned());
-    let options = own.chain(config.mount_options.iter().cloned()).collect();
-    MountPlan { filesystem: config.filesystem.as_str(), options }
+    MountPlan { filesystem: config.filesystem, options: config.mount_options.clone() }
 }
 
 /// Rounds a size up to whole filesystem blocks.

@@ -176,3 +176,4 @@ mod lifecycle;
 mod measures;
 mod pools;
 mod recovery;
+mod space;
