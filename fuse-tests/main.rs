@@ -19,4 +19,5 @@ mod readme;
 mod restart;
 mod scale;
 mod snapshots;
+mod store;
 mod systemd;

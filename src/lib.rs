@@ -32,6 +32,7 @@
 //! | [`thin`] | the thin-pool: messages, tables, status, its metadata read in process | keys, names, the store |
 //! | [`volume`] | one filesystem each for one snapshot; activation, pins, seals | keys, names, RocksDB |
 //! | [`meta`] | the store: records, indexes, synced batches, migrations | devices |
+//! | [`events`] | readers of events: from any number on, never in anybody's way | snapshots, gRPC |
 //! | [`snapshot`] | the rules, recovery, the reaper | FUSE, gRPC |
 //! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
 //! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
@@ -46,6 +47,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod events;
 pub mod fs;
 pub mod fuse;
 pub mod gc;

@@ -3,7 +3,8 @@
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
 //! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
-//! against containerd's own snapshotters, on either. `bench gc` on the host: the collector's runs, and what others feel of
+//! against containerd's own snapshotters, on either. `bench store` anywhere: durable mutations against what fsync allows,
+//! and a store of 100,000 snapshots. `bench gc` on the host: the collector's runs, and what others feel of
 //! them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -17,6 +18,7 @@ mod golang;
 #[path = "../harness/proc.rs"]
 mod proc;
 mod report;
+mod store;
 mod thin;
 
 fn main() {
@@ -26,9 +28,12 @@ fn main() {
         Some("fuse") => fuse::run(),
         Some("gc") => gc::run(),
         Some("thin") => thin::run(),
+        Some("store") => store::run(),
         Some("containerd") => containerd::run(),
         _ => {
-            eprintln!("usage: bench fuse | gc | thin | containerd   (through scripts/bench)");
+            eprintln!(
+                "usage: bench fuse | gc | thin | store | containerd   (through scripts/bench)"
+            );
             std::process::exit(2);
         }
     }

@@ -41,12 +41,13 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   diff                 a line each: change (added, modified, deleted), path; path_hex if the path
                        is not UTF-8
   mounts               a line each: type, source, options
+  check                sound, problems, findings and mended [{object, problem, remedy, mendable}]
+  events               a line each: sequence, at, topic, namespace, key, details; or gone {from, to}
   gc                   destroyed, waiting, failed, collected [{namespace, kind, id, why}],
                        stayed [the same], expired, mark_us, sweep_us
   lease ls, lease info, lease create   namespace, id, labels, created, expires,
                        resources [{kind, id}]
   namespace ls         name, labels, created
-  check                sound, problems
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
                        details, capacity, namespaces, pending, volumes, gc
 
@@ -100,10 +101,10 @@ pub(super) enum Command {
     Gc(GcArgs),
     /// Show the daemon: backend, space, namespaces, activated volumes
     Status,
-    /// Compare the store with what the backend really has
-    ///
-    /// Changes nothing. Prints a line for each disagreement and exits with code 8 if there is one.
-    Check,
+    Check(CheckArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
+    Events(EventsArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -218,6 +219,12 @@ pub(super) struct LsArgs {
     /// Measure active snapshots and views too
     #[arg(long, short)]
     pub(super) usage: bool,
+    /// List at most so many, in key order
+    #[arg(long, value_name = "COUNT")]
+    pub(super) limit: Option<std::num::NonZeroU32>,
+    /// List only keys greater than this one: the last of the page before
+    #[arg(long, value_name = "KEY")]
+    pub(super) after: Option<String>,
 }
 
 /// A kind, as a flag's value.
@@ -295,6 +302,78 @@ pub(super) struct Labels {
     /// A label; can be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+/// Check that the store, its indexes and the volumes fit together
+///
+/// Prints each disagreement with what can be done about it, and exits with code 8 if there is one.
+/// Changes nothing, unless told to repair.
+///
+/// With --repair: index rows are made or dropped as the records want them; records that are lost or
+/// damaged are made again from the indexes; parents that don't exist are let go of; volumes that
+/// belong to no snapshot get one in the namespace lost-and-found; ids and usages are put right; and
+/// what no record names is destroyed, also what a restored backup or a damaged store had kept.
+/// Content that a record names is never destroyed.
+///
+/// With --offline, the daemon doesn't run: only the store is mended, and volumes are compared where
+/// they are plain directories. A store that doesn't open is replaced by what can be read of it and
+/// set aside.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thinfs check
+  thinfs check --repair
+  thinfs check --offline --repair")]
+pub(super) struct CheckArgs {
+    /// Mend what can be mended without loss
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Look at the root itself; the daemon must not run
+    #[arg(long)]
+    pub(super) offline: bool,
+}
+
+/// Copy the metadata store, as of now, into a new directory and print it
+///
+/// The daemon serves on meanwhile. The copy holds records, not the snapshots' files: back those up
+/// with the root's disk.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs backup /var/backups/thinfs-$(date +%F)")]
+pub(super) struct BackupArgs {
+    /// Directory to make
+    pub(super) dir: PathBuf,
+}
+
+/// Put a backup in the place of the metadata store; the daemon must not run
+///
+/// The replaced store is set aside, not removed. Snapshots made since the backup have no record any
+/// more: their volumes are kept, and `thinfs check` lists them, until `thinfs check --repair`
+/// destroys them. Snapshots removed since then are there again, without their files: they are shown
+/// as lost. An active snapshot that was committed since then is active again, with its files as
+/// they are now.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs restore /var/backups/thinfs-2026-11-25 && thinfs serve")]
+pub(super) struct RestoreArgs {
+    /// Directory that `thinfs backup` made
+    pub(super) dir: PathBuf,
+}
+
+/// Show what happens, as it happens: snapshots prepared, committed, removed, labelled, and more
+///
+/// Events of all namespaces are numbered one after the other, over restarts, and the newest 65,536
+/// are kept. Whoever remembers the last number can go on from there with --since; a reader that
+/// comes too late is told which events are gone. A change and its event become durable together.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thinfs events
+  thinfs events --since 0 --no-wait
+  thinfs events --json | jq -r 'select(.topic == \"/snapshot/commit\") | .details.name'")]
+pub(super) struct EventsArgs {
+    /// Start after the event with this number; 0: with the oldest kept [default: from now on]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) since: Option<u64>,
+    /// End after those that there are
+    #[arg(long)]
+    pub(super) no_wait: bool,
 }
 
 /// Print a completion script for a shell

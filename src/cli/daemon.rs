@@ -1,24 +1,11 @@
 //! Subcommands about the daemon as a whole.
 
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Result};
 use super::json;
 use super::output::{Out, age, number, size, text};
 use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
-
-pub(super) async fn check(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let reply = during(|| "checking".to_owned(), client.admin.check(admin::CheckRequest {})).await;
-    let problems = reply.asked(|| "check".to_owned())?.into_inner().problems;
-    if out.json {
-        out.object(&json::Check { sound: problems.is_empty(), problems: &problems })?;
-    } else if problems.is_empty() {
-        out.line("sound: the store and the backend agree")?;
-    } else {
-        problems.iter().try_for_each(|problem| out.line(problem))?;
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Unsound(problems.len())) }
-}
 
 pub(super) async fn status(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     let reply = during(|| "asking".to_owned(), client.admin.status(admin::StatusRequest {})).await;

@@ -74,8 +74,13 @@ pub enum Error {
         code: ExitCode,
     },
     /// `check` found disagreements.
-    #[error("{0} disagreements between the store and the backend")]
-    Unsound(usize),
+    #[error("{found} {}", if *found == 1 { "disagreement" } else { "disagreements" })]
+    Unsound {
+        /// How many.
+        found: usize,
+        /// How many of them `check --repair` mends.
+        mendable: usize,
+    },
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
@@ -129,8 +134,9 @@ impl Error {
                 .get(REMEDY)
                 .and_then(|remedy| remedy.to_str().ok())
                 .map(str::to_owned),
-            Self::Unsound(_) => {
-                Some("restart the daemon: it reconciles both at its start".to_owned())
+            Self::Unsound { mendable: 0, .. } => None,
+            Self::Unsound { mendable, .. } => {
+                Some(format!("`thinfs check --repair` mends {mendable} of them"))
             }
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
@@ -154,7 +160,7 @@ impl Error {
             }
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
-            Self::Unsound(_) => ExitCode::Unsound,
+            Self::Unsound { .. } => ExitCode::Unsound,
             Self::Daemon(_)
             | Self::Write { .. }
             | Self::Output(_)

@@ -145,7 +145,68 @@ pub(super) struct GcStatus {
 #[derive(Debug, Serialize)]
 pub(super) struct Check<'a> {
     pub(super) sound: bool,
+    /// A line for each finding
     pub(super) problems: &'a [String],
+    pub(super) findings: Vec<Finding<'a>>,
+    /// What --repair did
+    pub(super) mended: Vec<Finding<'a>>,
+}
+
+/// One disagreement.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding<'a> {
+    pub(super) object: &'a str,
+    pub(super) problem: &'a str,
+    pub(super) remedy: &'a str,
+    /// Whether --repair does that
+    pub(super) mendable: bool,
+}
+
+impl<'a> From<&'a admin::Finding> for Finding<'a> {
+    fn from(finding: &'a admin::Finding) -> Self {
+        let admin::Finding { object, problem, remedy, mendable } = finding;
+        Self { object, problem, remedy, mendable: *mendable }
+    }
+}
+
+/// A line of `events`.
+#[derive(Debug, Serialize)]
+pub(super) struct Event {
+    /// Rises by one from event to event, over restarts
+    pub(super) sequence: u64,
+    /// RFC 3339, UTC
+    pub(super) at: Option<String>,
+    pub(super) topic: String,
+    pub(super) namespace: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) details: BTreeMap<String, String>,
+}
+
+/// A line of `events`: these events were missed
+#[derive(Debug, Serialize)]
+pub(super) struct Gone {
+    pub(super) gone: Range,
+}
+
+/// Both ends included.
+#[derive(Debug, Serialize)]
+pub(super) struct Range {
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+impl From<admin::Event> for Event {
+    fn from(event: admin::Event) -> Self {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self {
+            sequence: event.sequence,
+            at: event.at.map(time),
+            topic: event.topic,
+            namespace: some(event.namespace),
+            key: some(event.key),
+            details: event.details,
+        }
+    }
 }
 
 /// `status`.

@@ -444,3 +444,60 @@ fn a_daemon_that_is_not_running_is_told_with_its_socket_and_the_remedy() {
     assert_eq!(error.report(), expected);
     assert_eq!(error.exit_code(), ExitCode::Unreachable);
 }
+
+#[test]
+fn an_event_is_a_line_and_so_are_those_that_are_gone() {
+    use admin::event_item::Item;
+    let event = || {
+        Item::Event(admin::Event {
+            sequence: 7,
+            topic: "/snapshot/commit".into(),
+            namespace: "default".into(),
+            key: "web".into(),
+            details: BTreeMap::from([("name".into(), "web-v1".into())]),
+            at: Some(Timestamp { seconds: NOW, nanos: 0 }),
+        })
+    };
+    let gone = || Item::Gone(admin::Gone { from: 2, to: 6 });
+    assert_eq!(
+        printed(false, |out| events::print(event(), out)),
+        "7 2023-11-14T22:13:20Z /snapshot/commit default/web name=web-v1\n"
+    );
+    assert_eq!(
+        printed(true, |out| events::print(event(), out)),
+        "{\"sequence\":7,\"at\":\"2023-11-14T22:13:20Z\",\"topic\":\"/snapshot/commit\",\
+         \"namespace\":\"default\",\"key\":\"web\",\"details\":{\"name\":\"web-v1\"}}\n"
+    );
+    assert!(
+        printed(false, |out| events::print(gone(), out)).starts_with("(events 2 to 6 are gone")
+    );
+    assert_eq!(
+        printed(true, |out| events::print(gone(), out)),
+        "{\"gone\":{\"from\":2,\"to\":6}}\n"
+    );
+}
+
+#[test]
+fn a_finding_is_shown_with_what_can_be_done_about_it() {
+    let finding = |object: &str, mendable| admin::Finding {
+        object: object.into(),
+        problem: "it is odd".into(),
+        remedy: "make it even".into(),
+        mendable,
+    };
+    let mut bytes = Vec::new();
+    let mut out = Out::new(&mut bytes, false);
+    let left = [finding("a", true), finding("b", false)];
+    let error = check::report(&[finding("c", true)], &left, &mut out).unwrap_err();
+    assert_eq!(
+        String::from_utf8(bytes).unwrap(),
+        "mended: c: it is odd\n  done: make it even\n\
+         a: it is odd\n  --repair: make it even\n\
+         b: it is odd\n  help: make it even\n"
+    );
+    assert_eq!(error.exit_code(), ExitCode::Unsound);
+    assert_eq!(
+        error.report(),
+        "thinfs: 2 disagreements\n  help: `thinfs check --repair` mends 1 of them"
+    );
+}

@@ -148,7 +148,7 @@ impl Error {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
             }
             Self::Recover(_) | Self::Store(_) => {
-                Some("keep a copy of the root before you try to repair it")
+                Some("see what is wrong with `thinfs check --offline`; with --repair it mends it")
             }
             Self::UnknownBackend { .. }
             | Self::Backend { .. }

@@ -17,6 +17,7 @@ mod error;
 mod ledger;
 mod limits;
 mod mount;
+pub mod offline;
 mod mounted;
 mod root;
 mod stop;
@@ -181,8 +182,11 @@ fn schedule(gc: Collecting) -> gc::Settings {
 }
 
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, lost, unnamed } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, kept, keeping, lost, unnamed } = recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
+    if let Some(reason) = keeping {
+        tracing::warn!(kept, reason, "volumes that no record names are kept: see `thinfs check`");
+    }
     for key in lost {
         tracing::error!(key, "the backend has lost this snapshot's volume");
     }

@@ -1,5 +1,7 @@
 //! Our own service, for the command line.
 
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -7,12 +9,13 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest, GcReply,
-    GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest,
-    RemoveReply, RemoveRequest, Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest,
-    UsageReply, UsageRequest, ViewRequest, VolumeStatus, admin_server,
+    BackupReply, BackupRequest, Capacity, CheckReply, CheckRequest, CommitRequest, Detail,
+    DiffReply, DiffRequest, EventsReply, EventsRequest, GcReply, GcRequest, ListReply, ListRequest,
+    MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply, RemoveRequest,
+    Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest, UsageReply, UsageRequest,
+    ViewRequest, VolumeStatus, admin_server,
 };
-use super::{Context, convert, diff, gc, status};
+use super::{Context, convert, diff, events, gc, status};
 use crate::snapshot::{self, LabelUpdate};
 use crate::types::Kind;
 use crate::volume::Access;
@@ -135,13 +138,20 @@ impl admin_server::Admin for Admin {
         let encode = |snapshots| ListReply { snapshots };
         Ok(Response::new(stream(encode, move |batches, cancel| {
             let ns = convert::namespace(request.namespace).map_err(status::of)?;
+            let after = convert::parent(request.after).map_err(status::of)?;
+            let mut left = request.limit;
             let mut visit = |mut info: snapshot::Info| {
                 if request.usage {
                     fill_in_usage(&context, &mut info, cancel);
                 }
-                batches.push(convert::admin_snapshot(&context, info))
+                let read_on = batches.push(convert::admin_snapshot(&context, info));
+                left = left.wrapping_sub(1); // without a limit it never gets to 0
+                if left == 0 { ControlFlow::Break(()) } else { read_on }
             };
-            context.snapshots.walk(&ns, &request.filters, &mut visit).map_err(status::of)
+            context
+                .snapshots
+                .walk_after(&ns, &request.filters, after.as_ref(), &mut visit)
+                .map_err(status::of)
         })))
     }
 
@@ -186,10 +196,51 @@ impl admin_server::Admin for Admin {
     }
 
     #[tracing::instrument(name = "check", skip_all)]
-    async fn check(&self, _: Request<CheckRequest>) -> Reply<CheckReply> {
-        let context = Arc::clone(&self.0);
-        let problems = blocking(move || context.snapshots.check()).await?;
-        Ok(Response::new(CheckReply { problems }))
+    async fn check(&self, request: Request<CheckRequest>) -> Reply<CheckReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (mended, left) = blocking(move || {
+            if !request.repair {
+                return Ok((Vec::new(), context.snapshots.check()?));
+            }
+            let snapshot::Repair { mended, left } = context.snapshots.repair()?;
+            (context.settle)();
+            Ok((mended, left))
+        })
+        .await?;
+        Ok(Response::new(CheckReply {
+            problems: left.iter().map(ToString::to_string).collect(),
+            findings: left.into_iter().map(convert::finding).collect(),
+            mended: mended.into_iter().map(convert::finding).collect(),
+        }))
+    }
+
+    #[tracing::instrument(name = "backup", skip_all, fields(dir = request.get_ref().dir))]
+    async fn backup(&self, request: Request<BackupRequest>) -> Reply<BackupReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        blocking(move || {
+            let dir = Path::new(&request.dir);
+            if !dir.is_absolute() {
+                let text = format!("{:?} is not an absolute path", request.dir);
+                return Err(snapshot::Error::InvalidArgument(text));
+            }
+            if dir.exists() {
+                return Err(snapshot::Error::AlreadyExists(request.dir));
+            }
+            Ok(context.snapshots.store().backup(dir)?)
+        })
+        .await?;
+        Ok(Response::new(BackupReply {}))
+    }
+
+    type EventsStream = Answers<EventsReply>;
+
+    #[tracing::instrument(name = "events", skip_all)]
+    async fn events(&self, request: Request<EventsRequest>) -> Reply<Self::EventsStream> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let encode = |items| EventsReply { items };
+        Ok(Response::new(stream(encode, move |batches, cancel| {
+            events::follow(&context, request, batches, cancel)
+        })))
     }
 
     #[tracing::instrument(name = "status", skip_all)]
@@ -210,7 +261,10 @@ fn fill_in_usage(context: &Context, info: &mut snapshot::Info, cancel: &AtomicBo
 fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
     let volumes = context.snapshots.volumes();
     let backend = volumes.backend();
-    let details = backend.describe().into_iter().map(|(name, value)| Detail { name, value });
+    let keeping = context.snapshots.store().keeping()?;
+    let keeping = keeping.map(|reason| ("unnamed volumes".to_owned(), format!("kept: {reason}")));
+    let lines = backend.describe().into_iter().chain(keeping);
+    let details = lines.map(|(name, value)| Detail { name, value });
     Ok(StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -250,7 +304,7 @@ fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {
                 Kind::View => status.view += 1,
                 Kind::Committed => status.committed += 1,
             }
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         })?;
         Ok(status)
     };

@@ -7,7 +7,7 @@ use super::proto::containerd::services::snapshots::v1 as containerd;
 use super::proto::containerd::types::Mount;
 use super::proto::thinfs::admin::v1 as admin;
 use crate::snapshot::{Info, Result};
-use crate::types::{Kind, LeaseId, Namespace, SnapshotKey, Usage};
+use crate::types::{Finding, Kind, LeaseId, Namespace, SnapshotKey, Usage};
 
 pub(super) fn key(text: String) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
@@ -67,6 +67,12 @@ pub(super) fn admin_snapshot(context: &Context, info: Info) -> admin::Snapshot {
 
 pub(super) fn admin_usage(usage: Usage) -> admin::Usage {
     admin::Usage { size: usage.size, inodes: usage.inodes }
+}
+
+/// What a check found.
+pub(super) fn finding(finding: Finding) -> admin::Finding {
+    let Finding { object, problem, remedy, mendable } = finding;
+    admin::Finding { object, problem, remedy, mendable }
 }
 
 /// How to reach a snapshot's files: a bind mount of its directory.

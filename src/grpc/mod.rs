@@ -10,6 +10,7 @@ mod call;
 pub mod containerd;
 mod convert;
 mod diff;
+mod events;
 mod gc;
 mod leases;
 mod namespaces;

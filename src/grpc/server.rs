@@ -39,8 +39,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (listener, _file) = listener.into_tokio()?;
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let events = Arc::clone(context.snapshots.store());
     let stop = async move {
         stop.await;
+        // Readers of events wait for what won't come any more.
+        events.end_events();
         stopping.send_replace(true);
     };
     let answered = async move {

@@ -99,6 +99,9 @@ fn told_store(error: &meta::Error) -> Told {
         | E::Open { .. }
         | E::Io { .. }
         | E::Migration { .. }
+        | E::Backup { .. }
+        | E::NoBackup(_)
+        | E::Headless(_)
         | E::Read { .. }
         | E::Corrupt { .. } => {
             (Code::Internal, "look at the daemon's log, then run `thinfs check`")

@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use super::columns::{Collectable, Column, Holders, LeaseResources, Leases, Malformed, Snapshots};
+use super::columns::{Column, Holders, LeaseResources, Leases};
 use super::error::Result;
-use super::read::{corrupt, snapshot_at};
-use super::rows::{Moment, get};
+use super::read::corrupt;
+use super::rows::get;
 use super::{Batch, Store};
-use crate::types::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, Namespace, SnapshotKey};
+use crate::types::{Lease, LeaseId, Leased, Namespace};
 
 impl Batch {
     /// Adds or replaces a lease; what it holds stays.
@@ -87,67 +87,4 @@ impl Store {
         })?;
         Ok(leases)
     }
-}
-
-/// Disagreements among leases, what they hold, and what was made under one; a line each.
-pub(super) fn verify(moment: &Moment<'_>) -> Result<Vec<String>> {
-    let mut found = resources(moment)?;
-    holders(moment, &mut found)?;
-    collectable(moment, &mut found)?;
-    Ok(found)
-}
-
-fn resources(moment: &Moment<'_>) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    moment.scan(Column::LeaseResources, b"", None, &mut |row_key, _| {
-        let (ns, lease, what) = LeaseResources::decode_row_key(row_key).map_err(row_of_leases)?;
-        let held = format!("{} {ns}/{}", what.kind, what.id);
-        if moment.get(Column::Leases, &Leases::row_key(&ns, &lease))?.is_none() {
-            found.push(format!("{held} is held by lease {lease}, which is missing"));
-        }
-        if moment.get(Column::Holders, &Holders::row_key(&ns, &lease, &what))?.is_none() {
-            found.push(format!("{held} doesn't know that lease {lease} holds it"));
-        }
-        if what.kind == LEASED_SNAPSHOT
-            && moment.get(Column::Snapshots, &row_of_snapshot(&ns, &what)?)?.is_none()
-        {
-            found.push(format!("{held} is held by lease {lease}, but is missing"));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
-}
-
-fn row_of_snapshot(ns: &Namespace, what: &Leased) -> Result<Vec<u8>> {
-    let key = SnapshotKey::new(what.id.clone()).map_err(|e| row_of_leases(e.into()))?;
-    Ok(Snapshots::row_key(ns, &key))
-}
-
-fn holders(moment: &Moment<'_>, found: &mut Vec<String>) -> Result<()> {
-    moment.scan(Column::Holders, b"", None, &mut |row_key, _| {
-        let (ns, lease, what) = Holders::decode_row_key(row_key).map_err(row_of_leases)?;
-        let row = LeaseResources::row_key(&ns, &lease, &what);
-        if moment.get(Column::LeaseResources, &row)?.is_none() {
-            let Leased { kind, id } = what;
-            found.push(format!("{kind} {ns}/{id} names lease {lease}, which doesn't hold it"));
-        }
-        Ok(ControlFlow::Continue(()))
-    })
-}
-
-fn collectable(moment: &Moment<'_>, found: &mut Vec<String>) -> Result<()> {
-    moment.scan(Column::Collectable, b"", None, &mut |row_key, _| {
-        let (ns, key) = Collectable::decode_row_key(row_key).map_err(row_of_leases)?;
-        match snapshot_at(moment, &ns, &key)? {
-            Some(snapshot) if snapshot.collectable => {}
-            _ => found.push(format!(
-                "{ns}/{key} is listed as made under a lease, but wasn't, or is missing"
-            )),
-        }
-        Ok(ControlFlow::Continue(()))
-    })
-}
-
-fn row_of_leases(source: Malformed) -> super::Error {
-    corrupt("a row of the leases".to_owned(), source)
 }

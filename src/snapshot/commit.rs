@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::references::named;
-use super::{Change, Info, Snapshots};
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -95,6 +95,7 @@ impl Snapshots {
         let mut batch = Batch::default();
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
+        batch.publish(events::committed(ns, key, name, &committed));
         let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
         match self.write_renamed(batch, key, &info, lease) {
             Ok(()) => seal.keep(),

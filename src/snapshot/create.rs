@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use super::{Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{
     Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -115,6 +115,7 @@ impl Snapshots {
         let info = request.into_info(id, volume.id);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
         match self.write_leased(batch, &info, lease) {
             Ok(()) => Ok(info),
@@ -128,6 +129,7 @@ impl Snapshots {
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         self.write_leased(batch, &info, lease)?;
         Ok(info)
     }

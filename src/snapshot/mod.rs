@@ -35,11 +35,13 @@
 //! unknown; the store then takes no more writes, and nothing that the batch named is undone: the
 //! next start finds out.
 
+mod census;
 mod check;
 mod collect;
 mod commit;
 mod create;
 mod error;
+pub(crate) mod events;
 mod filter;
 mod leases;
 mod locks;
@@ -50,6 +52,7 @@ mod reaper;
 mod recover;
 mod references;
 mod remove;
+mod repair;
 #[cfg(test)]
 pub(crate) mod tests;
 mod update;
@@ -62,6 +65,7 @@ pub(crate) use error::with_causes;
 pub use error::{Error, Result};
 pub use reaper::Reaped;
 pub use recover::Recovery;
+pub use repair::Repair;
 pub use references::{Noted, References};
 pub use update::LabelUpdate;
 

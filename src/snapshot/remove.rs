@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Leased, Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
@@ -66,6 +66,7 @@ impl Snapshots {
             false => None, // a view of a committed snapshot looks at its parent's
         };
         batch.remove_snapshot(ns, key, snapshot);
+        batch.publish(events::removed(ns, key, snapshot));
         let held = Leased::snapshot(key);
         for lease in self.store.holders(ns, &held)? {
             batch.let_go(ns, &lease, &held);

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::locks::Mode;
 use super::references::named;
-use super::{Change, Info, Result, Snapshots};
+use super::{Change, Info, Result, Snapshots, events};
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -67,6 +67,7 @@ impl Snapshots {
         let _noted = self.references.note(ns, named(key, &new.labels));
         let mut batch = Batch::default();
         batch.update_snapshot(ns, key, &old, &new);
+        batch.publish(events::updated(ns, key, &new));
         self.store.write(batch)?;
         Ok(Info { namespace: ns.clone(), key: key.clone(), snapshot: new })
     }

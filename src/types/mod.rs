@@ -3,11 +3,15 @@
 //! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod event;
+mod finding;
 mod lease;
 mod references;
 mod snapshot;
 mod volume;
 
+pub use event::{Event, Published, Publisher, Topic};
+pub use finding::Finding;
 pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
 pub use references::{
     EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,

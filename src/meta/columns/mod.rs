@@ -9,8 +9,10 @@
 mod children;
 mod collectable;
 mod digests;
+mod events;
 mod ids;
 mod kinds;
+mod labels;
 mod leases;
 mod namespaces;
 mod snapshots;
@@ -20,8 +22,10 @@ mod volumes;
 pub(super) use children::Children;
 pub(super) use collectable::Collectable;
 pub(super) use digests::Digests;
+pub(super) use events::Events;
 pub(super) use ids::Ids;
 pub(super) use kinds::Kinds;
+pub(super) use labels::Labels;
 pub(super) use leases::{Holders, LeaseResources, Leases};
 pub(super) use namespaces::Namespaces;
 pub(super) use snapshots::Snapshots;
@@ -49,6 +53,10 @@ pub(super) enum Column {
     Volumes,
     /// [`Digests`]
     Digests,
+    /// [`Labels`]
+    Labels,
+    /// [`Events`]
+    Events,
     /// [`Namespaces`]
     Namespaces,
     /// [`Leases`]
@@ -62,7 +70,7 @@ pub(super) enum Column {
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 12] = [
+    pub(super) const ALL: [Column; 14] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -70,6 +78,8 @@ impl Column {
         Column::Ids,
         Column::Volumes,
         Column::Digests,
+        Column::Labels,
+        Column::Events,
         Column::Namespaces,
         Column::Leases,
         Column::LeaseResources,
@@ -87,6 +97,8 @@ impl Column {
             Column::Ids => "ids",
             Column::Volumes => "volumes",
             Column::Digests => "digests",
+            Column::Labels => "labels",
+            Column::Events => "events",
             Column::Namespaces => "namespaces",
             Column::Leases => "leases",
             Column::LeaseResources => "lease_resources",

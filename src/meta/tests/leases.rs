@@ -48,10 +48,21 @@ fn a_hold_of_a_missing_lease_or_snapshot_is_found_by_verify() {
     let absent = LeaseId::new("absent").unwrap();
     let held = Leased::snapshot(&key("gone"));
     written(&store, |batch| batch.hold(&ns("default"), &absent, &held));
-    let found = store.verify().unwrap();
-    assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("lease absent, which is missing"), "{found:?}");
-    assert!(found[1].contains("default/gone"), "{found:?}");
+    let kept = Lease { created: UNIX_EPOCH, labels: Labels::new(), id: LeaseId::new("kept").unwrap() };
+    written(&store, |batch| {
+        batch.put_lease(&ns("default"), &kept);
+        batch.hold(&ns("default"), &kept.id, &held);
+    });
+    let found: Vec<_> = store.verify().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "snapshot default/gone: it is held by lease absent, which is missing",
+            "snapshot default/gone: it is held by lease kept, but is missing",
+        ]
+    );
+    store.mend().unwrap();
+    assert_eq!(store.verify().unwrap(), Vec::<String>::new());
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod damage;
+mod migrating;
 mod leases;
 mod opening;
 mod querying;
+mod restoring;
 mod writing;
 
 use std::time::{Duration, UNIX_EPOCH};
