@@ -90,8 +90,6 @@ fn a_mount_in_whatever_mount_namespace_keeps_its_snapshot() {
     d.cli(&["prepare", "loose", "--lease", "l"]).ok();
     let place = d.root().join("place with a blank");
     std::fs::create_dir(&place).unwrap();
-    let here = run("mount", ["--bind".as_ref(), d.active("here").as_os_str(), place.as_os_str()]);
-    here.ok();
     let script = r#"mount --bind "$0" "$1"; echo ready; exec sleep 1000"#;
     let mut elsewhere = Command::new("unshare")
         .args(["--mount", "sh", "-ec", script])
@@ -103,6 +101,9 @@ fn a_mount_in_whatever_mount_namespace_keeps_its_snapshot() {
     let mut ready = String::new();
     BufReader::new(elsewhere.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");
+    // Afterwards: a new mount namespace starts with a copy of all mounts.
+    let here = run("mount", ["--bind".as_ref(), d.active("here").as_os_str(), place.as_os_str()]);
+    here.ok();
 
     d.cli(&["lease", "rm", "--wait", "l"]).ok();
     assert_eq!(keys(&d), ["here", "there"]);
