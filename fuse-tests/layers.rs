@@ -21,7 +21,7 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 const CRATES: &[(&str, &[&str])] = &[
-    ("fuser", &["fuse"]),
+    ("zerocopy", &["fuse"]),
     ("rocksdb", &["meta"]),
     ("devicemapper", &["sys", "thin"]),
     ("tonic", &["grpc", "cli"]),

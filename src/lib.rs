@@ -32,8 +32,8 @@
 //! | [`volume`] | one filesystem each for one snapshot; activation, pins, seals | keys, names, RocksDB |
 //! | [`meta`] | the store: records, indexes, synced batches, migrations | devices |
 //! | [`snapshot`] | the rules, recovery, the reaper | FUSE, gRPC |
-//! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
-//! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
+//! | [`fs`] | node ids, the virtual root, file operations | the protocol, RocksDB |
+//! | [`fuse`] | the FUSE protocol, its adapter to `fs`, the session | the rules |
 //! | [`grpc`] | containerd's service and the admin service | devices, the store |
 //! | [`layer`] | OCI layers as streams: unpack, record, give back, difference (no command uses it yet) | snapshots, the store |
 //! | [`daemon`] | ordered start, recovery, stop | |

@@ -2,7 +2,7 @@
 //! files.
 //!
 //! ```text
-//! kernel ── /dev/fuse ×8 ──▶ Adapter (one method an operation) ──▶ fs::Fs
+//! kernel ── /dev/fuse ──▶ 8 threads: Adapter (one method an operation) ──▶ fs::Fs
 //!    ▲                          │ would have to wait? ──▶ Pool ──▶ fs::Fs
 //!    │                          └ open: Backings hand the file to the kernel (passthrough)
 //!    └── notices ◀── one thread ◀── fs::Invalidator
@@ -14,21 +14,21 @@
 //!
 //! **Set-user-id bits.** With `HANDLE_KILLPRIV_V2` the kernel leaves it to us to take them away when a file
 //! changes (without it, it asks for `security.capability` before each write: 8 times the cost of an append).
-//! It tells us so by flags that the crate `fuser` drops, and not at all where it writes past us. So we rely
-//! on neither: every thread here runs without `CAP_FSETID` ([`crate::sys::creds`]), hence the backing
+//! It tells us so by flags, and not at all where it writes past us. So we rely on neither: every thread here runs without `CAP_FSETID` ([`crate::sys::creds`]), hence the backing
 //! filesystem takes the bits away at each write, truncation and allocation, and at those of the kernel too,
 //! which uses the credentials that the thread had when it handed the file over. The price: a write by root
 //! clears them as well, where other filesystems spare root.
 //!
-//! Only this module names `fuser`.
+//! The protocol itself is [`proto`].
 
-mod adapter;
 mod answer;
 mod backing;
 mod convert;
-mod init;
+mod ops;
 mod pool;
+mod proto;
 mod serve;
+mod serving;
 mod session;
 mod stats;
 #[cfg(test)]

@@ -3,16 +3,17 @@
 //! Each operation is asked first as one that may not wait. If it would have to, the pool asks again, and
 //! answers.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
 use rustix::io::Errno;
 
 use super::backing::Backings;
-use super::convert::file_attr;
+use super::convert::entry_out;
 use super::pool::Pool;
+use super::proto::flags::fopen;
+use super::proto::wire::OpenOut;
+use super::proto::{BackingId, Reply};
 use super::session::MountConfig;
 use super::stats::{Op, Stats};
 use crate::fs::types::{Caller, Entry, NodeId};
@@ -22,8 +23,6 @@ use crate::fs::{Asked, Error, Fs, Opened, Result, Sink};
 pub struct Adapter {
     pub(super) inner: Arc<Inner>,
     pub(super) pool: Pool,
-    /// Whether to ask for passthrough.
-    pub(super) passthrough: bool,
 }
 
 /// What answers need.
@@ -34,12 +33,11 @@ pub struct Inner {
 }
 
 impl Adapter {
-    /// Serves `fs`.
-    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig) -> Self {
+    /// Serves `fs`. `passthrough`: whether the kernel takes backing files.
+    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig, passthrough: bool) -> Self {
         Self {
-            inner: Arc::new(Inner { fs, stats, backings: Backings::default() }),
+            inner: Arc::new(Inner { fs, stats, backings: Backings::new(passthrough) }),
             pool: Pool::new(config.waiting_threads),
-            passthrough: config.passthrough,
         }
     }
 
@@ -112,69 +110,38 @@ impl Inner {
     }
 
     /// How an opened file is to be read and written: by the kernel itself if it can.
-    fn way(
-        &self,
-        opened: &Opened,
-        asked: Asked,
-        register: impl FnOnce() -> io::Result<fuser::BackingId>,
-    ) -> Way {
+    fn way(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
         let node = opened.file.node;
+        let register = || BackingId::register(reply.device(), &opened.file.fd);
         let Some(backing) = self.backings.open(node, register) else {
-            return Way::Requests(request_flags(asked));
+            let open_flags = request_flags(asked);
+            return OpenOut { fh: opened.handle, open_flags, backing_id: 0 };
         };
         self.stats.count_passthrough();
         if asked.may_map_writable() {
             self.fs.begin_bypass(node);
         }
-        Way::Passthrough(backing)
+        let open_flags = fopen::NOFLUSH | fopen::PASSTHROUGH;
+        OpenOut { fh: opened.handle, open_flags, backing_id: backing.number() }
     }
 
-    pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: ReplyOpen) {
-        let handle = FileHandle(opened.handle);
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => {
-                reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing)
-            }
-            Way::Requests(flags) => reply.opened(handle, flags),
-        }
+    pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
+        let opened = self.way(opened, asked, &reply);
+        reply.send(&opened);
     }
 
-    pub(super) fn answer_create(
-        &self,
-        entry: &Entry,
-        opened: &Opened,
-        asked: Asked,
-        reply: ReplyCreate,
-    ) {
-        let handle = FileHandle(opened.handle);
-        let attr = file_attr(&entry.known.attr);
-        let generation = Generation(entry.generation.into());
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => {
-                // One time holds for name and attributes here, and mapped writes outdate the latter.
-                let ttl = if asked.may_map_writable() { Duration::ZERO } else { entry.known.ttl };
-                reply.created_passthrough(
-                    &ttl,
-                    &attr,
-                    generation,
-                    handle,
-                    FopenFlags::FOPEN_NOFLUSH,
-                    &backing,
-                );
-            }
-            Way::Requests(flags) => {
-                reply.created(&entry.known.ttl, &attr, generation, handle, flags)
-            }
+    pub(super) fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: Reply) {
+        let opened = self.way(opened, asked, &reply);
+        let mut entry = *entry;
+        if opened.open_flags & fopen::PASSTHROUGH != 0 && asked.may_map_writable() {
+            // What is written by way of a mapping outdates them.
+            entry.known.ttl = Duration::ZERO;
         }
+        reply.send_both(&entry_out(&entry), &opened);
     }
 }
 
-enum Way {
-    Passthrough(Arc<fuser::BackingId>),
-    Requests(FopenFlags),
-}
-
-fn request_flags(asked: Asked) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    FopenFlags::FOPEN_NOFLUSH | if asked.direct() { direct } else { FopenFlags::FOPEN_KEEP_CACHE }
+fn request_flags(asked: Asked) -> u32 {
+    let direct = fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
+    fopen::NOFLUSH | if asked.direct() { direct } else { fopen::KEEP_CACHE }
 }

@@ -4,6 +4,7 @@ pub mod creds;
 pub mod direct;
 pub mod discard;
 pub mod ext4;
+pub mod fuse;
 pub mod handle;
 pub mod ioctl;
 pub mod loopdev;
