@@ -16,7 +16,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use super::slots::At;
 use super::types::{Caller, NodeId};
-use super::{Error, Fs, Notice, Result};
+use super::{Error, Fs, Notice, Result, privileges};
 use crate::sys::creds;
 use crate::volume::{Pin, Writer};
 
@@ -51,10 +51,10 @@ impl Asked {
         self.0.contains(OFlags::EXCL)
     }
 
-    /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned.
+    /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned. `O_APPEND` would be wrong:
+    /// the kernel says where to write, and may write mapped pages by way of any handle.
     pub(super) fn backing_flags(self) -> OFlags {
         let kept = OFlags::RWMODE
-            | OFlags::APPEND
             | OFlags::TRUNC
             | OFlags::NOATIME
             | OFlags::DSYNC
@@ -127,8 +127,25 @@ impl Fs {
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }
-        let fd = self.cached.nodes.open(&at, asked.backing_flags())?;
+        let fd = self.open_backing(caller, &at, asked)?;
         Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
+    }
+
+    fn open_backing(&self, caller: &Caller, at: &At, asked: Asked) -> Result<OwnedFd> {
+        let flags = asked.backing_flags();
+        let open = |flags| self.cached.nodes.open(at, flags);
+        match asked.truncates() {
+            true => {
+                privileges::change(caller, self.cached.nodes.descriptor(at)?, || open(flags))
+            }
+            // A file that can only be appended to (`chattr +a`) can be opened in no other way.
+            false => match open(flags) {
+                Err(Error::Os(Errno::PERM)) if asked.0.contains(OFlags::APPEND) => {
+                    open(flags | OFlags::APPEND)
+                }
+                opened => opened,
+            },
+        }
     }
 
     /// Whether cutting the file to `size` would free so much that it takes time.
@@ -199,10 +216,14 @@ impl OpenFile {
         Ok(done)
     }
 
-    /// Writes; says how much. Takes away set-user-id and set-group-id bits.
-    pub fn write(&self, data: &[u8], offset: u64) -> Result<usize> {
+    /// Writes; says how much. Takes away set-user-id and set-group-id bits that the caller can't leave.
+    pub fn write(&self, caller: &Caller, data: &[u8], offset: u64) -> Result<usize> {
         creds::prepare_thread()?;
         self.check_writer()?;
+        privileges::change(caller, &self.fd, || self.write_out(data, offset))
+    }
+
+    fn write_out(&self, data: &[u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < data.len() {
             match pwrite(&self.fd, &data[done..], offset + done as u64) {
@@ -222,11 +243,11 @@ impl OpenFile {
     }
 
     /// `fallocate`, with its mode bits.
-    pub fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+    pub fn allocate(&self, caller: &Caller, mode: u32, offset: u64, len: u64) -> Result<()> {
         creds::prepare_thread()?;
         self.check_writer()?;
         let flags = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        Ok(fallocate(&self.fd, flags, offset, len)?)
+        Ok(privileges::change(caller, &self.fd, || fallocate(&self.fd, flags, offset, len))?)
     }
 
     /// The next data or hole from here.
@@ -237,6 +258,7 @@ impl OpenFile {
     /// Copies within the backing filesystem, sharing blocks where it can.
     pub fn copy_to(
         &self,
+        caller: &Caller,
         mut offset: u64,
         target: &OpenFile,
         mut target_offset: u64,
@@ -244,7 +266,20 @@ impl OpenFile {
     ) -> Result<usize> {
         creds::prepare_thread()?;
         target.check_writer()?;
-        Ok(copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)?)
+        Ok(privileges::change(caller, &target.fd, || {
+            copy_file_range(
+                &self.fd,
+                Some(&mut offset),
+                &target.fd,
+                Some(&mut target_offset),
+                len,
+            )
+        })?)
+    }
+
+    /// Whether it has a set-user-id or set-group-id bit. Who changes such a file must be asked about each time.
+    pub fn has_privileges(&self) -> bool {
+        privileges::has_privileges(&self.fd)
     }
 
     /// Whether it was opened for writing.

@@ -5,13 +5,19 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::proto::Request;
+use super::proto::flags::{STATX_BASIC_STATS, STATX_BTIME};
 use super::proto::wire;
 use crate::fs::types::{Attr, Caller, Entry, Known, Moment, NodeId, SetTime};
 
 /// Who sent the request.
 pub fn caller(request: &Request<'_>, umask: u32) -> Caller {
-    let header = &request.header;
-    Caller { uid: header.uid, gid: header.gid, pid: header.pid, umask, may_wait: false }
+    let (uid, gid, pid) = (request.header.uid, request.header.gid, request.header.pid);
+    Caller { uid, gid, pid, umask, fsetid: None, may_wait: false }
+}
+
+/// Who sent a request that says whether set-user-id and set-group-id bits are to go.
+pub fn caller_killing(request: &Request<'_>, kills: bool) -> Caller {
+    Caller { fsetid: Some(!kills), ..caller(request, 0) }
 }
 
 pub fn node(nodeid: u64) -> NodeId {
@@ -44,6 +50,34 @@ pub fn entry_out(entry: &Entry) -> wire::EntryOut {
 pub fn attr_out(known: &Known) -> wire::AttrOut {
     let (attr_valid, attr_valid_nsec) = ttl(known.ttl);
     wire::AttrOut { attr_valid, attr_valid_nsec, dummy: 0, attr: attr(&known.attr) }
+}
+
+pub fn statx_out(known: &Known, born: Option<Moment>) -> wire::StatxOut {
+    let (attr_valid, attr_valid_nsec) = ttl(known.ttl);
+    let attr = &known.attr;
+    let stat = wire::Statx {
+        mask: STATX_BASIC_STATS | if born.is_some() { STATX_BTIME } else { 0 },
+        blksize: 4096,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        mode: attr.mode as u16,
+        ino: attr.node.0,
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: sx_time(attr.atime),
+        btime: born.map(sx_time).unwrap_or_default(),
+        ctime: sx_time(attr.ctime),
+        mtime: sx_time(attr.mtime),
+        rdev_major: attr.device.0,
+        rdev_minor: attr.device.1,
+        ..wire::Statx::default()
+    };
+    wire::StatxOut { attr_valid, attr_valid_nsec, stat, ..wire::StatxOut::default() }
+}
+
+fn sx_time(moment: Moment) -> wire::SxTime {
+    wire::SxTime { seconds: moment.seconds, nanoseconds: moment.nanoseconds, reserved: 0 }
 }
 
 fn attr(attr: &Attr) -> wire::Attr {

@@ -12,6 +12,7 @@ use super::backing::Backings;
 use super::convert::entry_out;
 use super::pool::Pool;
 use super::proto::flags::fopen;
+use super::proto::init::Agreed;
 use super::proto::wire::OpenOut;
 use super::proto::{BackingId, Reply};
 use super::session::MountConfig;
@@ -30,13 +31,15 @@ pub struct Inner {
     pub(super) fs: Arc<Fs>,
     pub(super) stats: Arc<Stats>,
     pub(super) backings: Backings,
+    pub(super) agreed: Agreed,
 }
 
 impl Adapter {
-    /// Serves `fs`. `passthrough`: whether the kernel takes backing files.
-    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig, passthrough: bool) -> Self {
+    /// Serves `fs` by what was agreed on with the kernel.
+    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig, agreed: Agreed) -> Self {
+        let backings = Backings::new(agreed.passthrough());
         Self {
-            inner: Arc::new(Inner { fs, stats, backings: Backings::new(passthrough) }),
+            inner: Arc::new(Inner { fs, stats, backings, agreed }),
             pool: Pool::new(config.waiting_threads),
         }
     }
@@ -112,7 +115,11 @@ impl Inner {
     /// How an opened file is to be read and written: by the kernel itself if it can.
     fn way(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
         let node = opened.file.node;
-        let register = || BackingId::register(reply.device(), &opened.file.fd);
+        // Past us a file is changed with rights that are the same for all, so not one with privileges.
+        let register = || match opened.file.has_privileges() {
+            true => Err(Errno::PERM),
+            false => BackingId::register(reply.device(), &opened.file.fd),
+        };
         let Some(backing) = self.backings.open(node, register) else {
             let open_flags = request_flags(asked);
             return OpenOut { fh: opened.handle, open_flags, backing_id: 0 };

@@ -78,8 +78,7 @@ impl Session {
         let guard = MountGuard(&mountpoint);
         let agreed = init::agree(&device, config.passthrough)?;
         let stats = Arc::new(Stats::default());
-        let passthrough = agreed.passthrough();
-        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, passthrough);
+        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed);
         let telling = fs.invalidator().start(ToKernel(Arc::clone(&device)))?;
         let serving = Serving::start(device, adapter, config.threads)?;
         std::mem::forget(guard);

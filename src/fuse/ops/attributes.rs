@@ -4,9 +4,11 @@ use rustix::io::Errno;
 use zerocopy::FromZeros;
 
 use super::super::answer;
-use super::super::convert::{caller, node, set_time};
-use super::super::proto::flags::fattr;
-use super::super::proto::wire::{GetxattrIn, IoctlIn, IoctlOut, SetattrIn, SetxattrIn};
+use super::super::convert::{caller, caller_killing, node, set_time, statx_out};
+use super::super::proto::flags::{SETXATTR_ACL_KILL_SGID, fattr};
+use super::super::proto::wire::{
+    GetxattrIn, IoctlIn, IoctlOut, SetattrIn, SetxattrExt, SetxattrIn,
+};
 use super::super::proto::{Reply, Request};
 use super::super::serve::Adapter;
 use super::super::stats::Op;
@@ -29,12 +31,24 @@ impl Adapter {
         Ok(())
     }
 
+    /// Sent only where the birth time is asked for.
+    pub(super) fn statx(&self, request: &Request<'_>, reply: Reply) -> Decoded {
+        let file = node(request.header.nodeid);
+        let work = move |fs: &Fs, caller: &Caller| fs.attr_with_birth(caller, file);
+        self.serve(Op::Statx, caller(request, 0), work, |_, known| match known {
+            Ok((known, born)) => reply.send(&statx_out(&known, born)),
+            Err(errno) => reply.error(errno),
+        });
+        Ok(())
+    }
+
     pub(super) fn setattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let asked: SetattrIn = request.take()?;
         let file = node(request.header.nodeid);
         let (changes, handle) = (changes(&asked), given(&asked, fattr::FH, asked.fh));
         let work = move |fs: &Fs, caller: &Caller| fs.setattr(caller, file, &changes, handle);
-        self.serve(Op::Setattr, caller(&request, 0), work, |_, known| answer::attr(reply, known));
+        let caller = caller_killing(&request, asked.valid & fattr::KILL_SUIDGID != 0);
+        self.serve(Op::Setattr, caller, work, |_, known| answer::attr(reply, known));
         Ok(())
     }
 
@@ -57,11 +71,14 @@ impl Adapter {
 
     pub(super) fn setxattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let SetxattrIn { size, flags } = request.take()?;
+        let kills = self.inner.agreed.setxattr_flags()
+            && request.take::<SetxattrExt>()?.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
         let file = node(request.header.nodeid);
         let (name, value) = (request.name()?.to_owned(), request.bytes(size)?.to_owned());
         let work =
             move |fs: &Fs, caller: &Caller| fs.setxattr(caller, file, &name, &value, flags);
-        self.serve(Op::Setxattr, caller(&request, 0), work, |_, done| answer::empty(reply, done));
+        let caller = caller_killing(&request, kills);
+        self.serve(Op::Setxattr, caller, work, |_, done| answer::empty(reply, done));
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::super::answer;
-use super::super::convert::{caller, node, open_flags};
-use super::super::proto::flags::FSYNC_FDATASYNC;
+use super::super::convert::{caller, caller_killing, node, open_flags};
+use super::super::proto::flags::{FSYNC_FDATASYNC, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID};
 use super::super::proto::wire::{
     CopyFileRangeIn, CreateIn, FallocateIn, FsyncIn, LseekIn, LseekOut, OpenIn, ReadIn, ReleaseIn,
     WriteIn,
@@ -26,10 +26,12 @@ thread_local! {
 
 impl Adapter {
     pub(super) fn open(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
-        let asked = Asked(open_flags(request.take::<OpenIn>()?.flags));
+        let OpenIn { flags, open_flags: more } = request.take()?;
+        let asked = Asked(open_flags(flags));
         let file = node(request.header.nodeid);
         let work = move |fs: &Fs, caller: &Caller| fs.open(caller, file, asked);
-        self.serve(Op::Open, caller(&request, 0), work, move |inner, opened| match opened {
+        let caller = caller_killing(&request, more & OPEN_KILL_SUIDGID != 0);
+        self.serve(Op::Open, caller, work, move |inner, opened| match opened {
             Ok(opened) => inner.answer_open(&opened, asked, reply),
             Err(errno) => reply.error(errno),
         });
@@ -43,6 +45,19 @@ impl Adapter {
         let work = move |fs: &Fs, caller: &Caller| fs.create(caller, parent, &name, mode, asked);
         let caller = caller(&request, umask);
         self.serve(Op::Create, caller, work, move |inner, created| match created {
+            Ok((entry, opened)) => inner.answer_create(&entry, &opened, asked, reply),
+            Err(errno) => reply.error(errno),
+        });
+        Ok(())
+    }
+
+    /// The name that the kernel sends is made up.
+    pub(super) fn tmpfile(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
+        let CreateIn { flags, mode, umask, .. } = request.take()?;
+        let (parent, asked) = (node(request.header.nodeid), Asked(open_flags(flags)));
+        let work = move |fs: &Fs, caller: &Caller| fs.create_nameless(caller, parent, mode, asked);
+        let caller = caller(&request, umask);
+        self.serve(Op::Tmpfile, caller, work, move |inner, created| match created {
             Ok((entry, opened)) => inner.answer_create(&entry, &opened, asked, reply),
             Err(errno) => reply.error(errno),
         });
@@ -64,10 +79,11 @@ impl Adapter {
     }
 
     pub(super) fn write(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
-        let WriteIn { fh, offset, size, .. } = request.take()?;
+        let WriteIn { fh, offset, size, write_flags, .. } = request.take()?;
+        let caller = caller_killing(&request, write_flags & WRITE_KILL_SUIDGID != 0);
         let data = request.bytes(size)?;
         self.inner.stats.count(Op::Write);
-        let written = self.inner.fs.file(fh).and_then(|file| file.write(data, offset));
+        let written = self.inner.fs.file(fh).and_then(|file| file.write(&caller, data, offset));
         answer::written(reply, written.map_err(waited_errno));
         Ok(())
     }
@@ -97,7 +113,9 @@ impl Adapter {
 
     pub(super) fn fallocate(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let FallocateIn { fh, offset, length, mode, .. } = request.take()?;
-        let work = move |fs: &Fs, _: &Caller| fs.file(fh)?.allocate(mode, offset, length);
+        let work = move |fs: &Fs, caller: &Caller| {
+            fs.file(fh)?.allocate(caller, mode, offset, length)
+        };
         self.serve_waiting(Op::Fallocate, caller(&request, 0), work, |_, done| {
             answer::empty(reply, done);
         });
@@ -116,9 +134,9 @@ impl Adapter {
 
     pub(super) fn copy_file_range(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let CopyFileRangeIn { fh_in, off_in, fh_out, off_out, len, .. } = request.take()?;
-        let work = move |fs: &Fs, _: &Caller| {
+        let work = move |fs: &Fs, caller: &Caller| {
             let target = fs.file(fh_out)?;
-            fs.file(fh_in)?.copy_to(off_in, &target, off_out, len as usize)
+            fs.file(fh_in)?.copy_to(caller, off_in, &target, off_out, len as usize)
         };
         self.serve_waiting(Op::CopyFileRange, caller(&request, 0), work, |_, written| {
             answer::written(reply, written);

@@ -47,6 +47,7 @@ impl Adapter {
         match code {
             opcode::LOOKUP => self.lookup(request, reply),
             opcode::GETATTR => self.getattr(&request, reply),
+            opcode::STATX => self.statx(&request, reply),
             opcode::SETATTR => self.setattr(request, reply),
             opcode::READLINK => self.readlink(&request, reply),
             opcode::SYMLINK => self.symlink(request, reply),
@@ -59,6 +60,7 @@ impl Adapter {
             opcode::LINK => self.link(request, reply),
             opcode::OPEN => self.open(request, reply),
             opcode::CREATE => self.create(request, reply),
+            opcode::TMPFILE => self.tmpfile(request, reply),
             opcode::READ => self.read(request, reply),
             opcode::WRITE => self.write(request, reply),
             opcode::RELEASE => self.release(request, reply),

@@ -41,6 +41,8 @@ pub mod opcode {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const TMPFILE: u32 = 51;
+    pub const STATX: u32 = 52;
 }
 
 /// Features, as offered and taken in `INIT`. The upper half travels in a field of its own.
@@ -58,9 +60,11 @@ pub mod init {
     pub const CACHE_SYMLINKS: u64 = 1 << 23;
     pub const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
     pub const PASSTHROUGH: u64 = 1 << 37;
+    pub const ALLOW_IDMAP: u64 = 1 << 40;
 }
 
 /// How an opened file is to be treated.
@@ -83,7 +87,18 @@ pub mod fattr {
     pub const FH: u32 = 1 << 6;
     pub const ATIME_NOW: u32 = 1 << 7;
     pub const MTIME_NOW: u32 = 1 << 8;
+    pub const KILL_SUIDGID: u32 = 1 << 11;
 }
+
+/// Set-user-id and set-group-id bits are to go, in `OPEN` with `O_TRUNC`.
+pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
+/// Set-user-id and set-group-id bits are to go, in `WRITE`.
+pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// The set-group-id bit is to go, in `SETXATTR` of an ACL.
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+/// Which fields `STATX` answers: all that every filesystem has, and the birth time.
+pub const STATX_BASIC_STATS: u32 = 0x7ff;
+pub const STATX_BTIME: u32 = 0x800;
 
 /// Data only, in `FSYNC` and `FSYNCDIR`.
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;

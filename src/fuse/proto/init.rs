@@ -29,6 +29,7 @@ const PAGE: u32 = 4096;
 /// `CREATE_SUPP_GROUP` (we keep our rights when creating, and whether a set-group-id bit stays the kernel
 /// has decided, knowing all groups).
 const WANTED: &[(&str, u64)] = &[
+    ("ALLOW_IDMAP", init::ALLOW_IDMAP),
     ("ASYNC_READ", init::ASYNC_READ),
     ("ASYNC_DIO", init::ASYNC_DIO),
     ("ATOMIC_O_TRUNC", init::ATOMIC_O_TRUNC),
@@ -44,6 +45,7 @@ const WANTED: &[(&str, u64)] = &[
     ("MAX_PAGES", init::MAX_PAGES),
     ("PARALLEL_DIROPS", init::PARALLEL_DIROPS),
     ("POSIX_ACL", init::POSIX_ACL),
+    ("SETXATTR_EXT", init::SETXATTR_EXT),
 ];
 
 /// What came of it.
@@ -54,6 +56,11 @@ pub struct Agreed {
 }
 
 impl Agreed {
+    /// Whether `SETXATTR` comes with flags of its own.
+    pub fn setxattr_flags(self) -> bool {
+        self.flags & init::SETXATTR_EXT != 0
+    }
+
     /// Whether the kernel takes backing files.
     pub fn passthrough(self) -> bool {
         self.flags & init::PASSTHROUGH != 0

@@ -40,6 +40,15 @@ wire! {
     }
     AttrOut { attr_valid: u64, attr_valid_nsec: u32, dummy: u32, attr: Attr }
 
+    SxTime { seconds: i64, nanoseconds: u32, reserved: i32 }
+    Statx {
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16,
+        spare0: u16, ino: u64, size: u64, blocks: u64, attributes_mask: u64, atime: SxTime,
+        btime: SxTime, ctime: SxTime, mtime: SxTime, rdev_major: u32, rdev_minor: u32,
+        dev_major: u32, dev_minor: u32, spare2: [u64; 14],
+    }
+    StatxOut { attr_valid: u64, attr_valid_nsec: u32, flags: u32, spare: [u64; 2], stat: Statx }
+
     ForgetIn { nlookup: u64 }
     BatchForgetIn { count: u32, dummy: u32 }
     ForgetOne { nodeid: u64, nlookup: u64 }
@@ -77,6 +86,8 @@ wire! {
     IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
 
     SetxattrIn { size: u32, flags: u32 }
+    /// Follows where `SETXATTR_EXT` was agreed on.
+    SetxattrExt { setxattr_flags: u32, padding: u32 }
     GetxattrIn { size: u32, padding: u32 }
     GetxattrOut { size: u32, padding: u32 }
 
@@ -106,5 +117,7 @@ mod tests {
         assert_eq!(size_of::<SetattrIn>(), 88);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<Dirent>(), 24);
+        assert_eq!(size_of::<Statx>(), 256);
+        assert_eq!(size_of::<StatxOut>(), 288);
     }
 }
