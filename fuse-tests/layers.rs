@@ -16,7 +16,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("layer", &["types", "sys", "tree"]),
     ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
     ("config", &["types"]),
-    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
+    ("daemon", &["types", "sys", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
     ("cli", &["types", "config", "daemon", "grpc"]),
 ];
 

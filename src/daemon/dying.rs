@@ -85,7 +85,7 @@ fn cut_off(mount: &Path, pid: &str) {
 }
 
 /// The FUSE connection of what is mounted at a path, without touching the mount.
-fn connection_at(path: &Path) -> io::Result<Option<u32>> {
+pub(super) fn connection_at(path: &Path) -> io::Result<Option<u32>> {
     Ok(find_connection(&fs::read_to_string("/proc/self/mountinfo")?, path))
 }
 

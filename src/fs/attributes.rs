@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, statx, utimensat,
+    AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    chmodat, chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, statx,
+    utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -76,7 +77,11 @@ impl Fs {
     }
 
     /// The attributes of a node, and when it came to be, where that is known.
-    pub fn attr_with_birth(&self, caller: &Caller, node: NodeId) -> Result<(Known, Option<Moment>)> {
+    pub fn attr_with_birth(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+    ) -> Result<(Known, Option<Moment>)> {
         let known = self.getattr(caller, node)?;
         if self.place(node).is_some() {
             return Ok((known, None));

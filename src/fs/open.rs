@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{
@@ -54,11 +55,7 @@ impl Asked {
     /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned. `O_APPEND` would be wrong:
     /// the kernel says where to write, and may write mapped pages by way of any handle.
     pub(super) fn backing_flags(self) -> OFlags {
-        let kept = OFlags::RWMODE
-            | OFlags::TRUNC
-            | OFlags::NOATIME
-            | OFlags::DSYNC
-            | OFlags::SYNC;
+        let kept = OFlags::RWMODE | OFlags::TRUNC | OFlags::NOATIME | OFlags::DSYNC | OFlags::SYNC;
         self.0.intersection(kept) | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC
     }
 }
@@ -84,19 +81,35 @@ pub struct OpenFile {
 }
 
 /// All open files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpenFiles {
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    /// Starts at the present time in nanoseconds: no number of an earlier daemon is ever used again.
     next: AtomicU64,
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
     bypassed_count: AtomicUsize,
 }
 
+impl Default for OpenFiles {
+    fn default() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            files: RwLock::default(),
+            next: AtomicU64::new(now.as_nanos() as u64),
+            bypassed: Mutex::default(),
+            bypassed_count: AtomicUsize::new(0),
+        }
+    }
+}
+
 impl OpenFiles {
     pub(super) fn insert(&self, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
+        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, fd, writer)
+    }
+
+    fn insert_as(&self, handle: u64, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
         let file = Arc::new(OpenFile { node: at.node, fd, writer, _pin: at.pin });
-        let handle = self.next.fetch_add(1, Relaxed) + 1;
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
     }
@@ -131,13 +144,29 @@ impl Fs {
         Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
     }
 
+    /// Opens a file again that the kernel has had open since before this daemon, under the number that it knows.
+    /// One that has lost its name meanwhile is held as if it had lost it now.
+    pub fn reopen(&self, node: NodeId, asked: Asked, handle: u64) -> Result<()> {
+        let at = self.cached.slots.activate(&self.snapshots, node)?;
+        let flags = asked.backing_flags().difference(OFlags::TRUNC);
+        let fd = self.cached.nodes.open(&at, flags)?;
+        let nameless = rustix::fs::fstat(&fd)?.st_nlink == 0;
+        let writer = if asked.writes() || nameless { Some(at.pin.writer()?) } else { None };
+        if let Some(writer) = writer.as_ref().filter(|_| nameless) {
+            let path = super::nodes::proc_path(&fd);
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let kept = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
+            self.cached.nodes.keep_orphan(writer, node, kept, false);
+        }
+        self.open.insert_as(handle, at, fd, writer.filter(|_| asked.writes()));
+        Ok(())
+    }
+
     fn open_backing(&self, caller: &Caller, at: &At, asked: Asked) -> Result<OwnedFd> {
         let flags = asked.backing_flags();
         let open = |flags| self.cached.nodes.open(at, flags);
         match asked.truncates() {
-            true => {
-                privileges::change(caller, self.cached.nodes.descriptor(at)?, || open(flags))
-            }
+            true => privileges::change(caller, self.cached.nodes.descriptor(at)?, || open(flags)),
             // A file that can only be appended to (`chattr +a`) can be opened in no other way.
             false => match open(flags) {
                 Err(Error::Os(Errno::PERM)) if asked.0.contains(OFlags::APPEND) => {
@@ -267,13 +296,7 @@ impl OpenFile {
         creds::prepare_thread()?;
         target.check_writer()?;
         Ok(privileges::change(caller, &target.fd, || {
-            copy_file_range(
-                &self.fd,
-                Some(&mut offset),
-                &target.fd,
-                Some(&mut target_offset),
-                len,
-            )
+            copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)
         })?)
     }
 

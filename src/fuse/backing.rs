@@ -47,7 +47,19 @@ impl Backings {
         way.backing.clone()
     }
 
-    fn register(&self, register: impl FnOnce() -> rustix::io::Result<BackingId>) -> Option<Arc<BackingId>> {
+    /// A node that was opened before this daemon was there: by this backing id, or if `None` by requests.
+    pub fn reopen(&self, node: NodeId, backing: Option<impl FnOnce() -> BackingId>) {
+        let mut shard = self.shard(node).lock();
+        let way = shard
+            .entry(node)
+            .or_insert_with(|| Way { backing: backing.map(|adopt| Arc::new(adopt())), opens: 0 });
+        way.opens += 1;
+    }
+
+    fn register(
+        &self,
+        register: impl FnOnce() -> rustix::io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
         if !self.offered {
             return None;
         }

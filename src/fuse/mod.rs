@@ -19,11 +19,15 @@
 //! and of one that is given the bit while it is open, the kernel takes it away at the next write, whoever
 //! writes: it uses the credentials that our thread had, which is without `CAP_FSETID` ([`crate::sys::creds`]).
 //!
+//! **Survival.** The daemon may die and another take its mount over: see [`takeover`].
+//!
 //! The protocol itself is [`proto`].
 
+mod again;
 mod answer;
 mod backing;
 mod convert;
+mod ledger;
 mod ops;
 mod pool;
 mod proto;
@@ -31,8 +35,10 @@ mod serve;
 mod serving;
 mod session;
 mod stats;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
 pub use session::{MountConfig, Session, Unmounted, clear_stale_mount};
 pub use stats::{Op, Stats};
+pub use takeover::Kept;

@@ -3,21 +3,25 @@
 //! Each operation is asked first as one that may not wait. If it would have to, the pool asks again, and
 //! answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::backing::Backings;
 use super::convert::entry_out;
+use super::ledger::{Ledger, Record};
 use super::pool::Pool;
 use super::proto::flags::fopen;
 use super::proto::init::Agreed;
 use super::proto::wire::OpenOut;
-use super::proto::{BackingId, Reply};
+use super::proto::{BackingId, Device, Reply, Request};
 use super::session::MountConfig;
 use super::stats::{Op, Stats};
-use crate::fs::types::{Caller, Entry, NodeId};
+use crate::fs::types::{Caller, Entry, Found, NodeId};
 use crate::fs::{Asked, Error, Fs, Opened, Result, Sink};
 
 /// The tree behind the protocol.
@@ -32,14 +36,25 @@ pub struct Inner {
     pub(super) stats: Arc<Stats>,
     pub(super) backings: Backings,
     pub(super) agreed: Agreed,
+    /// Where open files are written down for a successor, if there may be one.
+    pub(super) ledger: Option<Arc<Ledger>>,
+    /// How files were opened, by requests that may be sent again.
+    pub(super) opened_before: Mutex<HashMap<u64, OpenOut>>,
 }
 
 impl Adapter {
     /// Serves `fs` by what was agreed on with the kernel.
-    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig, agreed: Agreed) -> Self {
+    pub fn new(
+        fs: Arc<Fs>,
+        stats: Arc<Stats>,
+        config: &MountConfig,
+        agreed: Agreed,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Self {
         let backings = Backings::new(agreed.passthrough());
+        let opened_before = Mutex::default();
         Self {
-            inner: Arc::new(Inner { fs, stats, backings, agreed }),
+            inner: Arc::new(Inner { fs, stats, backings, agreed, ledger, opened_before }),
             pool: Pool::new(config.waiting_threads),
         }
     }
@@ -112,6 +127,97 @@ impl Inner {
         self.fs.list(&caller, node, cookie, attributes, add).map_err(waited_errno)
     }
 
+    /// A file is open from now on: what the kernel is told, and what a successor is.
+    fn opened(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
+        let out = self.way(opened, asked, reply);
+        if let Some(ledger) = &self.ledger {
+            ledger.record(&Record {
+                handle: out.fh,
+                node: opened.file.node.0,
+                unique: reply.unique(),
+                flags: asked.0.bits(),
+                open_flags: out.open_flags,
+                backing: out.backing_id,
+                spare: 0,
+            });
+        }
+        out
+    }
+
+    /// A file is open that a daemon before this one opened.
+    pub(super) fn reopen(&self, device: &Arc<Device>, record: &Record) -> Result<(), Errno> {
+        let (node, asked) = (NodeId(record.node), Asked(OFlags::from_bits_retain(record.flags)));
+        self.fs.reopen(node, asked, record.handle).map_err(waited_errno)?;
+        let passed = record.backing != 0;
+        self.backings.reopen(node, passed.then_some(|| BackingId::adopt(device, record.backing)));
+        if passed && asked.may_map_writable() {
+            self.fs.begin_bypass(node);
+        }
+        let (fh, open_flags) = (record.handle, record.open_flags);
+        let out = OpenOut { fh, open_flags, backing_id: record.backing };
+        self.opened_before.lock().insert(record.unique, out);
+        Ok(())
+    }
+
+    /// The kernel has closed a file. Erased from the ledger first: a successor would not know whether the
+    /// kernel still has the backing id.
+    pub(super) fn closed(&self, node: NodeId, asked: Asked, handle: u64) {
+        if self.fs.file(handle).is_err() {
+            // Closed by a daemon before this one, which didn't get to say so.
+            return;
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.erase(handle);
+        }
+        let passed = self.backings.close(node);
+        if passed && asked.may_map_writable() {
+            self.fs.end_bypass(node);
+        }
+        self.fs.release(handle);
+    }
+
+    /// The answer to a request that was sent before, if the file is open since then.
+    pub(super) fn answer_opened_before(
+        &self,
+        request: &Request<'_>,
+        reply: Reply,
+    ) -> Option<Reply> {
+        if !request.is_resent() {
+            return Some(reply);
+        }
+        match self.opened_before.lock().remove(&reply.unique()) {
+            Some(out) => {
+                reply.send(&out);
+                None
+            }
+            None => Some(reply),
+        }
+    }
+
+    /// The same for a file that was made by the request.
+    pub(super) fn answer_created_before(
+        &self,
+        request: &Request<'_>,
+        caller: &Caller,
+        reply: Reply,
+    ) -> Option<Reply> {
+        if !request.is_resent() {
+            return Some(reply);
+        }
+        let Some(out) = self.opened_before.lock().remove(&reply.unique()) else {
+            return Some(reply);
+        };
+        let found = self.fs.file(out.fh).and_then(|file| {
+            self.fs.lookup(&Caller { may_wait: true, ..*caller }, file.node, ".".as_ref())
+        });
+        match found.map_err(waited_errno) {
+            Ok(Found::Entry(entry)) => reply.send_both(&entry_out(&entry), &out),
+            Ok(Found::Absent(_)) => reply.error(Errno::STALE),
+            Err(errno) => reply.error(errno),
+        }
+        None
+    }
+
     /// How an opened file is to be read and written: by the kernel itself if it can.
     fn way(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
         let node = opened.file.node;
@@ -133,12 +239,12 @@ impl Inner {
     }
 
     pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
-        let opened = self.way(opened, asked, &reply);
+        let opened = self.opened(opened, asked, &reply);
         reply.send(&opened);
     }
 
     pub(super) fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: Reply) {
-        let opened = self.way(opened, asked, &reply);
+        let opened = self.opened(opened, asked, &reply);
         let mut entry = *entry;
         if opened.open_flags & fopen::PASSTHROUGH != 0 && asked.may_map_writable() {
             // What is written by way of a mapping outdates them.

@@ -2,19 +2,22 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::ledger::Ledger;
 use super::proto::{Device, init};
 use super::serve::Adapter;
 use super::serving::Serving;
 use super::stats::Stats;
+use super::takeover::{self, Kept};
 use crate::fs::{Fs, Kernel, Notice};
 
 /// How many dead mounts may lie on top of each other.
@@ -31,6 +34,8 @@ pub struct MountConfig {
     pub waiting_threads: usize,
     /// Whether the kernel may read and write backing files itself, where it can.
     pub passthrough: bool,
+    /// Whether open files are written down, so that another daemon can take the mount over.
+    pub outlives: bool,
     /// What `mount` and `df` show as the source.
     pub source: String,
 }
@@ -43,6 +48,7 @@ impl MountConfig {
             threads: 8,
             waiting_threads: 16,
             passthrough: true,
+            outlives: false,
             source: "thinfs".to_owned(),
         }
     }
@@ -64,6 +70,8 @@ pub struct Session {
     mountpoint: PathBuf,
     fs: Arc<Fs>,
     stats: Arc<Stats>,
+    device: Arc<Device>,
+    ledger: Option<Arc<Ledger>>,
     serving: Option<Serving>,
     telling: Option<JoinHandle<()>>,
 }
@@ -78,12 +86,44 @@ impl Session {
         let guard = MountGuard(&mountpoint);
         let agreed = init::agree(&device, config.passthrough)?;
         let stats = Arc::new(Stats::default());
-        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed);
+        let ledger = match config.outlives {
+            true => Some(Arc::new(Ledger::new(agreed, connection_of(&mountpoint)?)?)),
+            false => None,
+        };
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
         let telling = fs.invalidator().start(ToKernel(Arc::clone(&device)))?;
-        let serving = Serving::start(device, adapter, config.threads)?;
+        let serving = Serving::start(Arc::clone(&device), adapter, config.threads)?;
         std::mem::forget(guard);
         tracing::info!(mountpoint = %mountpoint.display(), "mounted");
-        Ok(Self { mountpoint, fs, stats, serving: Some(serving), telling: Some(telling) })
+        let (serving, telling) = (Some(serving), Some(telling));
+        Ok(Self { mountpoint, fs, stats, device, ledger, serving, telling })
+    }
+
+    /// Takes over a mount whose daemon died: see [`super::takeover`].
+    pub fn take_over(fs: Arc<Fs>, config: &MountConfig, kept: Kept) -> io::Result<Self> {
+        raise_descriptor_limit();
+        let Kept { device, ledger, open } = kept;
+        fs.know_all_places().map_err(|error| io::Error::other(error.to_string()))?;
+        let (stats, agreed, ledger) = (Arc::default(), ledger.agreed(), Some(Arc::new(ledger)));
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
+        takeover::reopen(&adapter.inner, &device, &open);
+        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
+        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
+        if let Err(errno) = device.resend() {
+            tracing::warn!(%errno, "the kernel can't send requests again: who waited for the daemon that died waits for ever");
+        }
+        // What changed while nobody could tell.
+        fs.relist_all();
+        let mountpoint = config.mountpoint.clone();
+        Ok(Self { mountpoint, fs, stats, device, ledger, serving, telling })
+    }
+
+    /// What must be kept for another daemon to take the mount over: the connection, and the ledger. `None` if
+    /// the mount isn't to outlive this one.
+    pub fn to_keep(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.ledger.as_ref().map(|ledger| (self.device.as_fd(), ledger.as_fd()))
     }
 
     /// Where it is mounted.
@@ -110,11 +150,8 @@ impl Session {
         let Some(serving) = self.serving.take() else {
             return Ok(Unmounted::Clean);
         };
-        let ended = if serving.is_finished() {
-            Ok(Unmounted::Clean)
-        } else {
-            detach(&self.mountpoint)
-        };
+        let ended =
+            if serving.is_finished() { Ok(Unmounted::Clean) } else { detach(&self.mountpoint) };
         self.fs.invalidator().close();
         if matches!(ended, Ok(Unmounted::Clean)) {
             serving.join();
@@ -170,6 +207,13 @@ fn mount_fuse(device: impl AsFd, mountpoint: &Path, source: &str) -> io::Result<
         MountFlags::empty(),
         Some(CString::new(options)?.as_c_str()),
     )?)
+}
+
+/// The kernel's number of the connection behind a mount, without a request.
+fn connection_of(mountpoint: &Path) -> io::Result<u64> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::empty())?;
+    Ok(stat.stx_dev_minor.into())
 }
 
 fn detach(mountpoint: &Path) -> io::Result<Unmounted> {

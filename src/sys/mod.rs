@@ -6,6 +6,7 @@ pub mod discard;
 pub mod ext4;
 pub mod fuse;
 pub mod handle;
+pub mod inherited;
 pub mod ioctl;
 pub mod loopdev;
 pub mod mount;

@@ -3,7 +3,6 @@
 use rustix::io::Errno;
 use zerocopy::FromZeros;
 
-use super::super::answer;
 use super::super::convert::{caller, caller_killing, node, set_time, statx_out};
 use super::super::proto::flags::{SETXATTR_ACL_KILL_SGID, fattr};
 use super::super::proto::wire::{
@@ -12,6 +11,7 @@ use super::super::proto::wire::{
 use super::super::proto::{Reply, Request};
 use super::super::serve::Adapter;
 use super::super::stats::Op;
+use super::super::{again, answer};
 use super::Decoded;
 use crate::fs::Fs;
 use crate::fs::attributes::FileAttr;
@@ -75,8 +75,11 @@ impl Adapter {
             && request.take::<SetxattrExt>()?.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
         let file = node(request.header.nodeid);
         let (name, value) = (request.name()?.to_owned(), request.bytes(size)?.to_owned());
-        let work =
-            move |fs: &Fs, caller: &Caller| fs.setxattr(caller, file, &name, &value, flags);
+        let resent = request.is_resent();
+        let work = move |fs: &Fs, caller: &Caller| {
+            let done = fs.setxattr(caller, file, &name, &value, flags);
+            if resent { again::changed(done) } else { done }
+        };
         let caller = caller_killing(&request, kills);
         self.serve(Op::Setxattr, caller, work, |_, done| answer::empty(reply, done));
         Ok(())
@@ -104,7 +107,11 @@ impl Adapter {
 
     pub(super) fn removexattr(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let (file, name) = (node(request.header.nodeid), request.name()?.to_owned());
-        let work = move |fs: &Fs, caller: &Caller| fs.removexattr(caller, file, &name);
+        let resent = request.is_resent();
+        let work = move |fs: &Fs, caller: &Caller| {
+            let done = fs.removexattr(caller, file, &name);
+            if resent { again::changed(done) } else { done }
+        };
         self.serve(Op::Removexattr, caller(&request, 0), work, |_, done| {
             answer::empty(reply, done);
         });

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::super::answer;
 use super::super::convert::{caller, caller_killing, node, open_flags};
 use super::super::proto::flags::{FSYNC_FDATASYNC, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID};
 use super::super::proto::wire::{
@@ -15,6 +14,7 @@ use super::super::proto::wire::{
 use super::super::proto::{Reply, Request};
 use super::super::serve::{Adapter, waited_errno};
 use super::super::stats::Op;
+use super::super::{again, answer};
 use super::Decoded;
 use crate::fs::types::Caller;
 use crate::fs::{Asked, Fs, Result as FsResult};
@@ -29,6 +29,7 @@ impl Adapter {
         let OpenIn { flags, open_flags: more } = request.take()?;
         let asked = Asked(open_flags(flags));
         let file = node(request.header.nodeid);
+        let Some(reply) = self.inner.answer_opened_before(&request, reply) else { return Ok(()) };
         let work = move |fs: &Fs, caller: &Caller| fs.open(caller, file, asked);
         let caller = caller_killing(&request, more & OPEN_KILL_SUIDGID != 0);
         self.serve(Op::Open, caller, work, move |inner, opened| match opened {
@@ -42,8 +43,13 @@ impl Adapter {
         let CreateIn { flags, mode, umask, .. } = request.take()?;
         let (parent, name) = (node(request.header.nodeid), request.name()?.to_owned());
         let asked = Asked(open_flags(flags));
-        let work = move |fs: &Fs, caller: &Caller| fs.create(caller, parent, &name, mode, asked);
-        let caller = caller(&request, umask);
+        let (caller, resent) = (caller(&request, umask), request.is_resent());
+        let before = self.inner.answer_created_before(&request, &caller, reply);
+        let Some(reply) = before else { return Ok(()) };
+        let work = move |fs: &Fs, caller: &Caller| {
+            let done = fs.create(caller, parent, &name, mode, asked);
+            if resent { again::created(fs, caller, parent, &name, asked, done) } else { done }
+        };
         self.serve(Op::Create, caller, work, move |inner, created| match created {
             Ok((entry, opened)) => inner.answer_create(&entry, &opened, asked, reply),
             Err(errno) => reply.error(errno),
@@ -55,8 +61,10 @@ impl Adapter {
     pub(super) fn tmpfile(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let CreateIn { flags, mode, umask, .. } = request.take()?;
         let (parent, asked) = (node(request.header.nodeid), Asked(open_flags(flags)));
-        let work = move |fs: &Fs, caller: &Caller| fs.create_nameless(caller, parent, mode, asked);
         let caller = caller(&request, umask);
+        let before = self.inner.answer_created_before(&request, &caller, reply);
+        let Some(reply) = before else { return Ok(()) };
+        let work = move |fs: &Fs, caller: &Caller| fs.create_nameless(caller, parent, mode, asked);
         self.serve(Op::Tmpfile, caller, work, move |inner, created| match created {
             Ok((entry, opened)) => inner.answer_create(&entry, &opened, asked, reply),
             Err(errno) => reply.error(errno),
@@ -92,11 +100,7 @@ impl Adapter {
         let ReleaseIn { fh, flags, .. } = request.take()?;
         let file = node(request.header.nodeid);
         self.inner.stats.count(Op::Release);
-        let passed = self.inner.backings.close(file);
-        if passed && Asked(open_flags(flags)).may_map_writable() {
-            self.inner.fs.end_bypass(file);
-        }
-        self.inner.fs.release(fh);
+        self.inner.closed(file, Asked(open_flags(flags)), fh);
         reply.ok();
         Ok(())
     }
@@ -113,9 +117,8 @@ impl Adapter {
 
     pub(super) fn fallocate(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let FallocateIn { fh, offset, length, mode, .. } = request.take()?;
-        let work = move |fs: &Fs, caller: &Caller| {
-            fs.file(fh)?.allocate(caller, mode, offset, length)
-        };
+        let work =
+            move |fs: &Fs, caller: &Caller| fs.file(fh)?.allocate(caller, mode, offset, length);
         self.serve_waiting(Op::Fallocate, caller(&request, 0), work, |_, done| {
             answer::empty(reply, done);
         });

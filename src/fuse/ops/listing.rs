@@ -31,7 +31,8 @@ impl Adapter {
         self.serve(op, caller, work, move |inner, ready| {
             let mut lines = Lines::new(size as usize, attributes);
             let mut add = |line: &Line<'_>| lines.add(line);
-            match ready.and_then(|()| inner.list(&caller, directory, offset, attributes, &mut add)) {
+            match ready.and_then(|()| inner.list(&caller, directory, offset, attributes, &mut add))
+            {
                 Ok(()) => reply.data(&lines.bytes),
                 Err(errno) => reply.error(errno),
             }

@@ -31,6 +31,16 @@ impl Device {
         Ok(Self(File::options().read(true).write(true).open("/dev/fuse")?.into()))
     }
 
+    /// A connection that another process began.
+    pub fn adopt(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
+    /// Asks for all requests that were read and not answered, once more. Linux 6.9.
+    pub fn resend(&self) -> rustix::io::Result<()> {
+        self.send(notify::RESEND, 0, &[])
+    }
+
     /// Waits for the next request; `None` once nothing is mounted any more.
     pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> rustix::io::Result<Option<&'b [u8]>> {
         loop {
@@ -93,6 +103,11 @@ impl BackingId {
     pub fn register(device: &Arc<Device>, file: impl AsFd) -> rustix::io::Result<Self> {
         let number = fuse::open_backing(device.as_ref(), file)?;
         Ok(Self { device: Arc::clone(device), number })
+    }
+
+    /// One that a process before this one registered on the same connection.
+    pub fn adopt(device: &Arc<Device>, number: u32) -> Self {
+        Self { device: Arc::clone(device), number }
     }
 
     /// What the kernel calls it.

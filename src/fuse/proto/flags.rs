@@ -103,8 +103,12 @@ pub const STATX_BTIME: u32 = 0x800;
 /// Data only, in `FSYNC` and `FSYNCDIR`.
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;
 
+/// In a request's number: it is sent again.
+pub const UNIQUE_RESEND: u64 = 1 << 63;
+
 /// What the kernel is told without having asked.
 pub mod notify {
     pub const INVAL_INODE: i32 = 2;
     pub const INVAL_ENTRY: i32 = 3;
+    pub const RESEND: i32 = 7;
 }

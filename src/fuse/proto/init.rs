@@ -70,7 +70,8 @@ impl Agreed {
 /// Waits for the kernel's first request and answers it. `passthrough`: whether to take that if it is offered.
 pub fn agree(device: &Arc<Device>, passthrough: bool) -> io::Result<Agreed> {
     let mut buffer = vec![0; BUFFER];
-    let bytes = device.receive(&mut buffer)?.ok_or_else(|| failed("unmounted before it was served"))?;
+    let bytes =
+        device.receive(&mut buffer)?.ok_or_else(|| failed("unmounted before it was served"))?;
     let mut request = Request::parse(bytes).ok_or_else(|| failed("garbled first request"))?;
     if request.header.opcode != opcode::INIT {
         return Err(failed("the first request is not INIT"));

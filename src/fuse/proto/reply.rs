@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::device::Device;
+use super::flags::UNIQUE_RESEND;
 
 /// The duty to answer a request. Dropped without an answer (the work panicked, or its pool is gone) it
 /// answers `EIO`, so that nobody waits for ever.
@@ -25,6 +26,11 @@ impl Reply {
     /// The device that the answer goes to.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// The request's number, the same when it is sent again.
+    pub fn unique(&self) -> u64 {
+        self.unique & !UNIQUE_RESEND
     }
 
     /// Answers with a failure.
@@ -69,4 +75,3 @@ impl Drop for Reply {
         }
     }
 }
-

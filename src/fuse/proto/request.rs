@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use super::flags::UNIQUE_RESEND;
 use super::wire::InHeader;
 
 /// A request in the buffer that it was read into.
@@ -21,6 +22,11 @@ impl<'a> Request<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, body) = InHeader::read_from_prefix(bytes).ok()?;
         (header.len as usize == bytes.len()).then_some(Self { header, body })
+    }
+
+    /// Whether it was sent before, to a process that didn't answer.
+    pub fn is_resent(&self) -> bool {
+        self.header.unique & UNIQUE_RESEND != 0
     }
 
     /// The next struct.
@@ -67,7 +73,10 @@ mod tests {
         let message = message(&[&7_u64.to_ne_bytes()[..], b"from\0to\0rest"].concat());
         let mut request = Request::parse(&message).unwrap();
         assert_eq!(request.take::<RenameIn>().unwrap().newdir, 7);
-        assert_eq!((request.name().unwrap(), request.name().unwrap()), ("from".as_ref(), "to".as_ref()));
+        assert_eq!(
+            (request.name().unwrap(), request.name().unwrap()),
+            ("from".as_ref(), "to".as_ref())
+        );
         assert_eq!(request.bytes(4).unwrap(), b"rest");
         assert!(request.is_at_end());
     }

@@ -99,7 +99,7 @@ const CHANGES: &[&str] = &[
     "truncate -s 1 F",
     "fallocate -l 100000 F",
     "dd if=/dev/zero of=F bs=4096 count=1 conv=notrunc oflag=direct status=none",
-    "python3 -c 'import os; os.copy_file_range(os.open(\"/etc/passwd\", 0), os.open(\"F\", 1), 10)'",
+    "python3 -c 'import os; os.copy_file_range(os.open(\"source\", 0), os.open(\"F\", 1), 10)'",
     "chown 1000:1000 F",
     "chgrp 1000 F",
     "setfacl -m u:5:r F",
@@ -110,6 +110,7 @@ const CHANGES: &[&str] = &[
 fn mode_after(dir: &Path, change: &str, from: u32, uid: u32, settle: &dyn Fn()) -> u32 {
     let file = dir.join("F");
     drop(fs::remove_file(&file));
+    fs::write(dir.join("source"), "to copy from").unwrap();
     fs::write(&file, vec![0; 8192]).unwrap();
     std::os::unix::fs::chown(&file, Some(uid), Some(1000)).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(from)).unwrap();
