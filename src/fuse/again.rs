@@ -86,3 +86,58 @@ fn found(fs: &Fs, caller: &Caller, parent: NodeId, name: &OsStr) -> Result<Optio
         Found::Absent(_) => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::testing::{ROOT, Rig};
+
+    #[test]
+    fn what_was_done_comes_to_the_same_when_it_is_asked_for_again() {
+        let rig = Rig::new();
+        rig.prepare("k", None);
+        let (fs, root) = (&rig.fs, rig.node("active/k"));
+        let make = || fs.mkdir(&ROOT, root, "d".as_ref(), 0o755);
+        let first = make().unwrap();
+        let second = made(fs, &ROOT, root, "d".as_ref(), make()).unwrap();
+        assert_eq!(first.known.attr.node, second.known.attr.node);
+
+        let asked = Asked(OFlags::RDWR | OFlags::TRUNC);
+        let create = || fs.create(&ROOT, root, "f".as_ref(), 0o600, asked);
+        let (first, opened) = create().unwrap();
+        opened.file.write(&ROOT, b"x", 0).unwrap();
+        let (second, again) = created(fs, &ROOT, root, "f".as_ref(), asked, create()).unwrap();
+        assert_eq!(first.known.attr.node, second.known.attr.node);
+        assert_ne!(opened.handle, again.handle);
+        assert_eq!(again.file.read(&mut [0; 2], 0).unwrap(), 1, "what was written meanwhile stays");
+
+        let rename = |flags| Rename {
+            parent: root,
+            name: "f".into(),
+            new_parent: root,
+            new_name: "g".into(),
+            flags,
+        };
+        let plain = rename(RenameFlags::empty());
+        fs.rename(&ROOT, &plain).unwrap();
+        moved(fs, &ROOT, &plain, fs.rename(&ROOT, &plain)).unwrap();
+        assert!(may_rename(&plain).is_ok());
+        assert!(may_rename(&rename(RenameFlags::EXCHANGE)).is_err());
+
+        for _ in 0..2 {
+            removed(fs.unlink(&ROOT, root, "g".as_ref())).unwrap();
+        }
+        assert!(moved(fs, &ROOT, &plain, fs.rename(&ROOT, &plain)).is_err(), "it is nowhere");
+    }
+
+    #[test]
+    fn what_fails_for_another_reason_fails_again() {
+        let rig = Rig::new();
+        let root = rig.node("active");
+        let denied = || Err(Error::Os(Errno::PERM));
+        assert!(made(&rig.fs, &ROOT, root, "x".as_ref(), denied()).is_err());
+        assert!(removed(Err(Error::Os(Errno::NOTEMPTY))).is_err());
+        assert!(changed(Err(Error::Os(Errno::NOSPC))).is_err());
+        assert!(changed(Err(Error::Os(Errno::NODATA))).is_ok());
+    }
+}

@@ -28,6 +28,7 @@ mod answer;
 mod backing;
 mod convert;
 mod ledger;
+mod opening;
 mod ops;
 mod pool;
 mod proto;
