@@ -50,7 +50,10 @@ impl Fs {
         let file = self.cached.nodes.descriptor(&at)?;
         if changes.uid.is_some() || changes.gid.is_some() {
             let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-            chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            // Which bits go is decided below, by the caller's right alone: the kernel says "all" of any chown.
+            let caller = Caller { fsetid: None, ..*caller };
+            let change = || chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH);
+            privileges::change(&caller, &file, change)?;
         }
         if let Some(mode) = changes.mode {
             change_mode(&file, mode)?;
