@@ -25,14 +25,15 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "types", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc", "layer_store", "grpc",
+            "types", "sys", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc",
+            "layer_store", "grpc",
         ],
     ),
     ("cli", &["types", "config", "daemon", "gc", "grpc"]),
 ];
 
 const CRATES: &[(&str, &[&str])] = &[
-    ("fuser", &["fuse"]),
+    ("zerocopy", &["fuse"]),
     ("rocksdb", &["meta"]),
     ("devicemapper", &["sys", "thin"]),
     ("tonic", &["grpc", "cli"]),

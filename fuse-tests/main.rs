@@ -24,5 +24,6 @@ mod scale;
 mod snapshots;
 mod space;
 mod store;
+mod survival;
 mod systemd;
 mod wire;

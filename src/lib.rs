@@ -35,8 +35,8 @@
 //! | [`meta`] | the store: records, indexes, synced batches, migrations | devices |
 //! | [`events`] | readers of events: from any number on, never in anybody's way | snapshots, gRPC |
 //! | [`snapshot`] | the rules, recovery, the reaper | FUSE, gRPC |
-//! | [`fs`] | node ids, the virtual root, file operations | fuser, RocksDB |
-//! | [`fuse`] | the adapter of fuser, the session, invalidation | the rules |
+//! | [`fs`] | node ids, the virtual root, file operations | the protocol, RocksDB |
+//! | [`fuse`] | the FUSE protocol, its adapter to `fs`, the session | the rules |
 //! | [`gc`] | leases, namespaces, the collector and its scheduler | devices, FUSE, gRPC |
 //! | [`grpc`] | containerd's service and the admin services | devices, the store |
 //! | [`layer`] | OCI layers as streams: unpack, record, give back, difference | snapshots, the store |

@@ -1,7 +1,7 @@
 //! The daemon: starts its parts in order, serves, and stops them in the reverse order.
 //!
 //! ```text
-//! lock the root → clear a dead daemon's mount → store → backend → volumes → snapshots (recover)
+//! lock the root → take a dead daemon's mount over, or clear it → store → backend → volumes → snapshots (recover)
 //!   → FUSE → collector → socket → tell systemd   …serve…   and back
 //! ```
 //! Each part has a function that starts it, calls the function of the next part, and takes its own
@@ -14,6 +14,7 @@
 mod backend;
 mod dying;
 mod error;
+mod handover;
 mod ledger;
 mod limits;
 mod mount;
@@ -25,6 +26,7 @@ mod stop;
 pub use error::Error;
 pub use ledger::StoreLedger;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,6 +35,7 @@ use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
 use crate::config::{Collecting, Config};
+use crate::fuse::Kept;
 use crate::gc::{self, Collector, Mounted};
 use crate::grpc::status::with_causes;
 use crate::grpc::{self, Context, Listener};
@@ -58,7 +61,8 @@ pub fn run(config: Config) -> Result<()> {
     stop.on_signals(&runtime)?;
     stop.on_panics();
     limits::raise_open_files();
-    let served = Daemon { config, stop: stop.clone(), runtime, started: SystemTime::now() }.run();
+    let (started, kept) = (SystemTime::now(), Cell::default());
+    let served = Daemon { config, stop: stop.clone(), runtime, started, kept }.run();
     match stop.take_failure() {
         Some(failure) => {
             log_second(served);
@@ -74,6 +78,8 @@ struct Daemon {
     stop: Stop,
     runtime: Runtime,
     started: SystemTime,
+    /// What a daemon that died left for us.
+    kept: Cell<Option<Kept>>,
 }
 
 impl Daemon {
@@ -88,8 +94,13 @@ impl Daemon {
 
     fn with_root(&self) -> Result<()> {
         let root = dying::lock_root(&self.config.root, &self.config.mount)?;
-        mount::clear_stale(&self.config.mount)?;
-        limits::check_mount_point(&self.config.mount)?;
+        match handover::inherit(&self.config.mount) {
+            Some(kept) => self.kept.set(Some(kept)),
+            None => {
+                mount::clear_stale(&self.config.mount)?;
+                limits::check_mount_point(&self.config.mount)?;
+            }
+        }
         let store = Store::open(&root.private("meta")?).map_err(Error::Store)?;
         self.with_volumes(&root, &Arc::new(store))
     }
@@ -124,7 +135,7 @@ impl Daemon {
     }
 
     fn with_mount(&self, snapshots: &Arc<Snapshots>, layers: &Arc<LayerStore>) -> Result<()> {
-        let mount = Mount::new(&self.config.mount, snapshots)?;
+        let mount = Mount::new(&self.config.mount, snapshots, self.kept.take())?;
         let served = self.with_collector(snapshots, layers, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }

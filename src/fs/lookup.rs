@@ -204,7 +204,7 @@ impl Fs {
         if let Some(attr) = last {
             return Ok(Peek::Last(attr));
         }
-        if caller.uid != 0 || self.budget.may_activate(caller.may_wait) {
+        if !caller.is_root() || self.budget.may_activate(caller.may_wait) {
             return match self.at(caller, node) {
                 // Handed out as a block device: whoever wants to go in is told that it is busy.
                 Err(super::Error::Os(Errno::BUSY)) => Ok(Peek::Guess),
@@ -246,7 +246,7 @@ impl Fs {
         };
         let elsewhere = namespace != *self.tree.shown();
         let visible =
-            elsewhere && (caller.uid == 0 || self.snapshots.namespaces()?.contains(&namespace));
+            elsewhere && (caller.is_root() || self.snapshots.namespaces()?.contains(&namespace));
         Ok(visible.then_some(namespace))
     }
 

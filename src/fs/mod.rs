@@ -30,8 +30,10 @@ mod lookup;
 mod make;
 mod manage;
 pub mod names;
+mod nameless;
 mod nodes;
 mod open;
+mod privileges;
 mod remove;
 mod slots;
 #[cfg(test)]

@@ -191,6 +191,17 @@ impl Nodes {
         }
     }
 
+    /// The node has been given a name.
+    pub fn has_name(&self, node: NodeId) {
+        if self.orphan_count.load(Relaxed) == 0 {
+            return;
+        }
+        let orphan = self.orphans.lock().remove(&node);
+        if orphan.is_some() {
+            self.orphan_count.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// The kernel has forgotten every node.
     pub fn clear(&self) {
         let orphans = std::mem::take(&mut *self.orphans.lock());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::tree::Place;
 use super::types::NodeId;
-use super::{Fs, Notice, names};
+use super::{Fs, Notice, Result, names};
 use crate::snapshot::{Change, Info, Watcher};
 use crate::types::{Kind, Namespace, SnapshotKey};
 
@@ -82,6 +82,23 @@ impl Fs {
         if info.namespace != *self.tree.shown() {
             self.relist_place(&Place::Namespaces);
         }
+    }
+
+    /// The kernel may know directories that an earlier daemon told it of: makes sure that we do too.
+    pub fn know_all_places(&self) -> Result<()> {
+        for namespace in self.snapshots.namespaces()? {
+            self.tree.node(&Place::Namespace(namespace));
+        }
+        Ok(())
+    }
+
+    /// Has the kernel ask anew what the directories of snapshots hold.
+    pub fn relist_all(&self) {
+        let namespaces = self.snapshots.namespaces().unwrap_or_default();
+        for namespace in namespaces {
+            Kind::ALL.into_iter().for_each(|kind| self.relist(&namespace, kind));
+        }
+        self.relist_place(&Place::Namespaces);
     }
 
     fn relist(&self, namespace: &Namespace, kind: Kind) {
