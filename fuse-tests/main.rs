@@ -18,4 +18,5 @@ mod readme;
 mod restart;
 mod scale;
 mod snapshots;
+mod suites;
 mod systemd;

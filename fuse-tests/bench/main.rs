@@ -1,7 +1,7 @@
 //! Benchmarks: ratios against a named baseline that runs in the same minute. `scripts/bench` starts them.
 //!
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
-//! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
+//! the filesystem that backs it, and in bindfs. `bench thin` in the guest: prepare, commit and remove against the raw
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
 //! against containerd's own snapshotters, on either.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -15,6 +15,7 @@ mod golang;
 #[path = "../harness/proc.rs"]
 mod proc;
 mod report;
+mod rows;
 mod thin;
 
 fn main() {

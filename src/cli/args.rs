@@ -43,7 +43,11 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   gc                   destroyed, waiting, failed
   check                sound, problems
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
-                       details, capacity, namespaces, pending, volumes
+                       details, capacity, namespaces, pending, volumes,
+                       activity
+  status --fuse        requests (a count for each kind), synchronous (that somebody waited for),
+                       waited (in the threads for what may take long), passthrough (opens of files
+                       whose content goes past the daemon)
 
 ";
 
@@ -95,8 +99,7 @@ pub(super) enum Command {
     /// The daemon does this by itself in the background; gc is for scripts that measure the free
     /// space afterwards.
     Gc,
-    /// Show the daemon: backend, space, namespaces, activated volumes
-    Status,
+    Status(StatusArgs),
     /// Compare the store with what the backend really has
     ///
     /// Changes nothing. Prints a line for each disagreement and exits with code 8 if there is one.
@@ -283,6 +286,17 @@ pub(super) struct Labels {
     /// A label; can be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+/// Show the daemon: backend, space, namespaces, activated volumes
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs status\n  thinfs status --fuse")]
+pub(super) struct StatusArgs {
+    /// Show what the kernel has asked of the daemon since the mount, by kind of request
+    ///
+    /// What the kernel answers from its caches, or reads and writes by itself, is not in it.
+    #[arg(long)]
+    pub(super) fuse: bool,
 }
 
 /// Print a completion script for a shell

@@ -126,7 +126,7 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
         Command::Gc => daemon::gc(client, out).await,
-        Command::Status => daemon::status(client, out).await,
+        Command::Status(args) => daemon::status(args, client, out).await,
         Command::Check => daemon::check(client, out).await,
         Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {
             unreachable!("needs no daemon")

@@ -117,6 +117,7 @@ impl Daemon {
         let context = Arc::new(Context {
             snapshots: Arc::clone(snapshots),
             settle: mount.settle(),
+            requests: mount.requests(),
             containerd_namespace: self.config.containerd_namespace.clone(),
             root: self.config.root.clone(),
             mount: self.config.mount.clone(),

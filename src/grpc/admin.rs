@@ -7,10 +7,11 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest, GcReply,
-    GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest,
-    RemoveReply, RemoveRequest, Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest,
-    UsageReply, UsageRequest, ViewRequest, VolumeStatus, admin_server,
+    Activity, Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest,
+    FuseRequests, FuseStatus, GcReply, GcRequest, ListReply, ListRequest, MountsReply,
+    MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply, RemoveRequest, Snapshot,
+    StatRequest, StatusReply, StatusRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest,
+    VolumeStatus, admin_server,
 };
 use super::{Context, convert, diff, status};
 use crate::snapshot::{self, LabelUpdate};
@@ -206,7 +207,27 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
+        fuse: Some(fuse_status((context.requests)())),
+        activity: Some(activity(volumes.activity())),
     })
+}
+
+fn activity(activity: crate::volume::Activity) -> Activity {
+    Activity {
+        activations: activity.activations,
+        failures: activity.failures,
+        deactivations: activity.deactivations,
+    }
+}
+
+fn fuse_status(requests: super::Requests) -> FuseStatus {
+    let count = |(name, count): (&str, u64)| FuseRequests { name: name.to_owned(), count };
+    FuseStatus {
+        requests: requests.counts.into_iter().map(count).collect(),
+        synchronous: requests.synchronous,
+        waited: requests.waited,
+        passthrough: requests.passthrough,
+    }
 }
 
 fn capacity(capacity: crate::volume::Capacity) -> Capacity {
