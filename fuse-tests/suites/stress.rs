@@ -30,7 +30,6 @@ const STRESSORS: &[&str] = &[
     "chmod",
     "touch",
     "lockofd",
-    "copy-file",
 ];
 
 #[test]
@@ -64,7 +63,7 @@ fn stress(d: &Daemon) {
         command.arg(format!("--{stressor}")).arg(if is_thin() { "1" } else { "2" });
     }
     command.args(["--hdd-bytes", "8M", "--fallocate-bytes", "8M", "--sync-file-bytes", "4M"]);
-    command.args(["--copy-file-bytes", "8M", "--seek-size", "4M", "--readahead-bytes", "4M"]);
+    command.args(["--seek-size", "4M", "--readahead-bytes", "4M"]);
     command.args(["--verify", "--metrics-brief", "--timeout", "20", "--temp-path"]);
     command.arg(d.active("stress"));
     let output = run_command(command, Duration::from_secs(300));
