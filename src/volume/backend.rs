@@ -74,7 +74,9 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     }
     /// Writes everything back (durable) without changing the access.
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()>;
-    /// Unmounts and deactivates. Every descriptor below the root has been closed.
+    /// Unmounts and deactivates, with everything written back. Every descriptor below the root that is ours
+    /// has been closed. Busy: a program has files open that the kernel serves without us (passthrough); the
+    /// volume can be activated again, and `stop` leaves what is below those files as it is.
     fn deactivate(&self, volume: &Volume, mounted: Mounted) -> Result<()>;
     /// Destroys the content. What is gone already counts as done.
     fn destroy(&self, volume: &Volume) -> Result<()>;

@@ -190,10 +190,10 @@ impl Volumes {
         })
     }
 
-    /// Clean stop: flushes and deactivates everything, then stops the backend. Pins must be gone:
-    /// volumes that are still pinned are flushed and reported as Busy, the backend isn't stopped,
-    /// and `stop` can be called again. So it is with a
-    /// deactivation that failed. Twice is fine.
+    /// Clean stop: flushes and deactivates everything, then stops the backend. A volume on which programs
+    /// hold files open in passthrough may stay active. Pins must be gone: volumes that are still pinned
+    /// are flushed and reported as Busy, the backend isn't stopped, and `stop` can be called again. So it is
+    /// with a deactivation that failed. Twice is fine.
     pub fn stop(&self) -> Result<()> {
         self.shared.stopping.store(true, Ordering::Release);
         self.end_workers();
@@ -201,8 +201,8 @@ impl Volumes {
             self.shared.slots.all().iter().map(|slot| self.stop_one(slot)).collect();
         stopped.into_iter().collect::<Result<()>>()?;
         // What a worker couldn't deactivate is still active.
-        if let Some((_, error)) = self.shared.failed.lock().pop_first() {
-            return Err(error);
+        while let Some((_, error)) = self.shared.failed.lock().pop_first() {
+            tolerate_held(Err(error))?;
         }
         self.shared.backend.stop()
     }
@@ -232,7 +232,18 @@ impl Volumes {
         }
         let deactivated = self.shared.deactivate(slot, &mut op);
         self.shared.slots.discard(slot.id, &mut op);
-        deactivated
+        tolerate_held(deactivated)
+    }
+}
+
+/// A stop waits for no program that has files open in passthrough: the backend leaves what is below them.
+fn tolerate_held(deactivated: Result<()>) -> Result<()> {
+    match deactivated {
+        Err(Error::Busy(volume, why)) => {
+            tracing::warn!(%volume, why, "a volume stays active until the next start");
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::config::{PoolSource, ThinConfig};
 use super::devices::remove_when_closed;
@@ -15,12 +16,16 @@ use super::identity::Identity;
 use super::keeper::Growth;
 use crate::sys::loopdev::IoMode;
 use crate::sys::mount::block_device;
-use crate::thin::Sectors;
 use crate::thin::dm::{DevNum, Dm};
 use crate::thin::metadata::{self, FirstBlock};
 use crate::thin::pool::Pool;
 use crate::thin::table::{PoolTable, WhenFull};
+use crate::thin::{Sectors, ThinId};
 use crate::volume::{Error, Result};
+
+/// How long a start waits for thin devices of an earlier run to be closed, all together. A killed daemon's
+/// close within milliseconds; those that somebody holds are taken over as they are.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// The pool raises an event when a sixteenth of its data is left.
 const LOW_WATER_PART: u64 = 16;
@@ -30,7 +35,9 @@ const LOW_WATER_PART: u64 = 16;
 pub(super) struct Assembly {
     dm: Arc<Dm>,
     identity: Identity,
-    patience: std::time::Duration,
+    patience: Duration,
+    /// Thin devices of an earlier run that somebody has open.
+    held: Vec<ThinId>,
     /// The pool's name, if it is ours to remove.
     pool: Option<String>,
     /// Loop devices, ours to detach: metadata, then data.
@@ -58,6 +65,7 @@ impl Assembly {
             dm: dm.clone(),
             identity,
             patience: config.patience,
+            held: Vec::new(),
             pool: None,
             attached: Vec::new(),
             files: None,
@@ -72,7 +80,7 @@ impl Assembly {
     }
 
     fn assemble(&mut self, config: &ThinConfig, known: bool) -> Result<Pool> {
-        self.remove_thin_devices()?;
+        self.held = self.remove_thin_devices(CLOSING.min(config.patience))?;
         let name = match &config.source {
             PoolSource::Existing { name } => name.clone(),
             PoolSource::Devices { data, metadata } => {
@@ -158,21 +166,28 @@ impl Assembly {
         Ok(table.as_ref().and_then(PoolTable::parse))
     }
 
-    /// Thin devices of ours that nobody in this process knows: left by a killed daemon.
-    fn remove_thin_devices(&self) -> Result<()> {
-        let names = self
-            .dm
-            .devices()
-            .map_err(|e| dm_error("looking for thin devices of an earlier run", e))?;
-        for name in names.iter().filter(|name| self.identity.is_thin_name(name)) {
-            tracing::info!(device = name, "removing a thin device of an earlier run");
-            if !remove_when_closed(&self.dm, name, self.patience)
-                .map_err(|e| dm_error("removing a thin device of an earlier run", e))?
-            {
-                return refused(Refusal::StillOpen(name.clone()));
+    /// Removes thin devices of ours that nobody in this process uses: left by a killed daemon, or by a stop
+    /// under programs with open files. Gives those that are still open after `patience`: the kernel goes
+    /// on serving files that a program has open in passthrough, also when the daemon is gone.
+    fn remove_thin_devices(&self, patience: Duration) -> Result<Vec<ThinId>> {
+        let failed = |e| dm_error("removing the thin devices of an earlier run", e);
+        let deadline = Instant::now() + patience;
+        let mut held = Vec::new();
+        for name in self.dm.devices().map_err(failed)? {
+            let Some(thin) = self.identity.thin_of(&name) else { continue };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if remove_when_closed(&self.dm, &name, left).map_err(failed)? {
+                tracing::info!(device = name, "removed a thin device of an earlier run");
+            } else {
+                held.push(thin);
             }
         }
-        Ok(())
+        Ok(held)
+    }
+
+    /// Thin devices of an earlier run that are active because somebody has files open on them.
+    pub(super) fn held(&self) -> &[ThinId] {
+        &self.held
     }
 
     /// What of the pool can grow by itself.
@@ -194,9 +209,15 @@ impl Assembly {
         (!self.attached.is_empty()).then_some(if buffered { "buffered" } else { "direct" })
     }
 
-    /// Removes the pool and detaches the files, where they are ours. Twice is fine.
+    /// Removes the pool and detaches the files, where they are ours. Twice is fine. While a program has files
+    /// open on a thin device, that device and what is below it stay, and the next start takes them over.
     pub(super) fn take_down(&self) -> Result<()> {
-        self.remove_thin_devices()?;
+        let held = self.remove_thin_devices(Duration::ZERO)?;
+        if !held.is_empty() {
+            let devices: Vec<_> = held.iter().map(|&thin| self.identity.thin_name(thin)).collect();
+            tracing::warn!(?devices, "programs have files open on these devices: they stay active, and so does the pool, until the next start");
+            return Ok(());
+        }
         if let Some(pool) = &self.pool
             && !remove_when_closed(&self.dm, pool, self.patience)
                 .map_err(|e| dm_error(format!("removing the thin pool {pool}"), e))?

@@ -8,6 +8,10 @@
 //!    └───────────────────────┴──▶ lingering: unmounted by us, device still active;
 //!                                 the next activate mounts it again, the next deactivate tries again
 //! ```
+//! Devices that a killed daemon left and that somebody still has open begin as lingering ones ([`Devices::adopt`]).
+//! Mounting a lingering device reaches the filesystem that is still mounted below those open files: the kernel
+//! has one for each device, so both see the same data.
+//!
 //! Order of locks: a thin id's turn, then the map. No lock of another volume is held over an ioctl
 //! or a mount.
 
@@ -85,6 +89,36 @@ impl Devices {
             turns: Turns::default(),
             active: Mutex::default(),
         }
+    }
+
+    /// Takes over devices that are active already, and open somewhere outside this process.
+    pub(super) fn adopt(&self, held: &[ThinId]) {
+        for &thin in held {
+            let name = self.identity.thin_name(thin);
+            match self.lingering(&name) {
+                Ok(Some(active)) => {
+                    tracing::warn!(device = name, "a program still has files open on this device of an earlier run: taken over as it is");
+                    self.active.lock().insert(thin, active);
+                }
+                Ok(None) => {}
+                // Its volume can't be used as long as it lasts; all others can.
+                Err(error) => {
+                    tracing::error!(device = name, %error, "a device of an earlier run can't be taken over");
+                }
+            }
+        }
+    }
+
+    /// An active device that we haven't mounted. `None` if it is gone.
+    fn lingering(&self, name: &str) -> Result<Option<Active>> {
+        let Some(info) = self.dm.info(name)? else { return Ok(None) };
+        let context = || format!("finding a device node for {name}");
+        let path = self.nodes.path(info.number);
+        let path = path.map_err(|source| DeviceError::Io { context: context(), source })?;
+        let device = if info.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        // Nobody knows; a volume that others start from has been sealed, and `mount` finds out.
+        let filesystem = Access::ReadOnly;
+        Ok(Some(Active { number: info.number, path, device, filesystem, mount: None }))
     }
 
     /// Makes the thin device active and its filesystem reachable, and opens its root directory.
@@ -167,7 +201,7 @@ impl Devices {
     fn reach(&self, active: &mut Active, size: Sectors, access: Access) -> Result<OwnedFd> {
         let mount = match active.mount.take() {
             Some(mount) => mount,
-            None => self.mount(active, size)?,
+            None => self.mount_either_way(active, size)?,
         };
         let mount = active.mount.insert(mount);
         if (access, active.filesystem) == (Access::ReadWrite, Access::ReadOnly) {
@@ -176,6 +210,21 @@ impl Devices {
         }
         let context = || "opening the volume's root directory".to_owned();
         root_directory(&*mount).map_err(|source| DeviceError::Io { context: context(), source })
+    }
+
+    /// Mounts. A filesystem that is mounted already, below files that somebody has open, admits what it
+    /// admits: asked for the other, the kernel answers EBUSY.
+    fn mount_either_way(&self, active: &mut Active, size: Sectors) -> Result<OwnedFd> {
+        match self.mount(active, size) {
+            Err(DeviceError::Mount(e)) if e.errno() == Some(Errno::BUSY) => {
+                active.filesystem = match active.filesystem {
+                    Access::ReadOnly => Access::ReadWrite,
+                    Access::ReadWrite => Access::ReadOnly,
+                };
+                self.mount(active, size)
+            }
+            other => other,
+        }
     }
 
     /// Mounts, and grows a filesystem that is smaller than its device.
@@ -278,10 +327,14 @@ impl Devices {
         Ok(then())
     }
 
-    fn close(&self, thin: ThinId, mut active: Active) -> Result<()> {
+    fn close(&self, thin: ThinId, active: Active) -> Result<()> {
+        self.close_within(thin, active, self.patience)
+    }
+
+    fn close_within(&self, thin: ThinId, mut active: Active, patience: Duration) -> Result<()> {
         let name = self.identity.thin_name(thin);
         drop(active.mount.take());
-        let removed = remove_when_closed(&self.dm, &name, self.patience);
+        let removed = remove_when_closed(&self.dm, &name, patience);
         if matches!(removed, Ok(true)) {
             self.nodes.forget(active.number);
             return Ok(());
@@ -334,11 +387,23 @@ impl Devices {
         })
     }
 
-    /// Deactivates everything that is still active; the first error after trying all.
+    /// Deactivates everything that is still active, waiting once for all that others have open: those stay
+    /// lingering. The first error after trying all.
     pub(super) fn deactivate_all(&self) -> Result<()> {
+        let deadline = Instant::now() + self.patience;
         let thins: Vec<_> = self.active.lock().keys().copied().collect();
-        let results: Vec<_> = thins.into_iter().map(|thin| self.deactivate(thin)).collect();
+        let results: Vec<_> = thins.into_iter().map(|thin| self.end(thin, deadline)).collect();
         results.into_iter().collect()
+    }
+
+    fn end(&self, thin: ThinId, deadline: Instant) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        let Some(active) = self.active.lock().remove(&thin) else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.close_within(thin, active, left) {
+            Err(DeviceError::Busy(_)) => Ok(()),
+            other => other,
+        }
     }
 
     /// How many are active, lingering ones included.

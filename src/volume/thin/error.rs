@@ -91,8 +91,8 @@ pub enum Refusal {
         /// Its size.
         bytes: u64,
     },
-    /// A thin device of an earlier run is in use.
-    #[error("the device {0} of an earlier run is still open: unmount it, or end who uses it")]
+    /// The pool that is to be removed is in use.
+    #[error("the pool {0} is still open: end who uses it, and remove it by dmsetup remove {0}")]
     StillOpen(String),
     /// The root was made by the other backend.
     #[error(

@@ -67,10 +67,11 @@ impl Identity {
         format!("{}-t{thin}", self.prefix())
     }
 
-    /// Whether a name is one of our thin devices'.
-    pub(super) fn is_thin_name(self, name: &str) -> bool {
-        let id = name.strip_prefix(&self.prefix()).and_then(|rest| rest.strip_prefix("-t"));
-        id.is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()))
+    /// The thin device that has this name, if it is one of ours.
+    pub(super) fn thin_of(self, name: &str) -> Option<ThinId> {
+        let id = name.strip_prefix(&self.prefix())?.strip_prefix("-t")?;
+        let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| id.parse().ok()).flatten().and_then(ThinId::new)
     }
 }
 
@@ -99,7 +100,7 @@ mod tests {
             ("thinfs-00001a2c-t7", false),
         ];
         for (name, ours) in cases {
-            assert_eq!(identity.is_thin_name(name), ours, "{name}");
+            assert_eq!(identity.thin_of(name).is_some(), ours, "{name}");
         }
     }
 }

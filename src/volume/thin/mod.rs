@@ -139,6 +139,7 @@ impl ThinBackend {
         let plan = mount_plan(&config);
         let devices =
             Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        devices.adopt(assembly.held());
         Ok(Self {
             recipe: Recipe::new(&config),
             nodes,
@@ -259,6 +260,12 @@ impl Backend for ThinBackend {
         let thin = thin_id(volume)?;
         self.note_inodes(thin, &mounted);
         self.meter.outdate(thin);
+        // The last unmount would do it, but where somebody has files open ours isn't the last.
+        if mounted.access == Access::ReadWrite
+            && let Err(error) = rustix::fs::syncfs(&mounted.root)
+        {
+            tracing::warn!(volume = %volume.id, %error, "a volume could not be flushed when it was deactivated");
+        }
         drop(mounted);
         self.devices.deactivate(thin).map_err(|e| volume_error(volume.id, "deactivating", e))
     }

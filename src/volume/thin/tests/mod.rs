@@ -96,7 +96,7 @@ impl Drop for Rig {
         let Ok(identity) = Identity::of(&self.dir.path().join("thin")) else { return };
         let ours = |name: &String| name.starts_with(&identity.prefix());
         let mut names: Vec<_> = dm.devices().unwrap().into_iter().filter(ours).collect();
-        names.sort_by_key(|name| !identity.is_thin_name(name));
+        names.sort_by_key(|name| identity.thin_of(name).is_none());
         for name in names {
             let _ = devices::remove_when_closed(&dm, &name, Duration::from_secs(2));
         }

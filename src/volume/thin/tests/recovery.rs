@@ -186,6 +186,53 @@ fn in_guest_a_killed_daemons_pool_devices_and_metadata_snapshot_are_found_again(
     assert_eq!(rig.left_over(), [""; 0]);
 }
 
+/// In passthrough the kernel serves a container's open files without the daemon, and after it: they keep the
+/// filesystem mounted. The start used to refuse, the stop to fail.
+#[test]
+fn in_guest_files_that_outlive_a_daemon_stop_neither_the_next_start_nor_its_stop() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let sealed = committed(&backend, 1, None, "base", b"b");
+    let active = backend.create(VolumeId(2), Some(&sealed), None).unwrap();
+    let mut known = vec![sealed.clone(), active.clone()];
+    let mounted = [(&active, Access::ReadWrite), (&sealed, Access::ReadOnly)]
+        .map(|(volume, access)| backend.activate(volume, access).unwrap());
+    write(&mounted[0], "kept", b"before");
+    let mut kept = File::options().append(true).open(below(&mounted[0], "kept")).unwrap();
+    let read_only = File::open(below(&mounted[1], "base")).unwrap();
+    drop(mounted);
+    drop(backend); // killed
+
+    let backend = rig.start();
+    assert_eq!(backend.reconcile(&known).unwrap(), Reconciled::default());
+    // Both see one filesystem.
+    kept.write_all(b", after").unwrap();
+    let mounted = backend.activate(&active, Access::ReadWrite).unwrap();
+    assert_eq!(read(&mounted, "kept").unwrap(), b"before, after");
+    write(&mounted, "new", b"n");
+    // What somebody holds can still be a parent, and what is removed goes once it is let go of.
+    let child = backend.create(VolumeId(3), Some(&sealed), None).unwrap();
+    known.push(child.clone());
+    let files = backend.activate(&sealed, Access::ReadOnly).unwrap();
+    assert_eq!(read(&files, "base").unwrap(), b"b");
+    assert!(matches!(backend.deactivate(&sealed, files), Err(Error::Busy(..))));
+    assert!(matches!(backend.destroy(&sealed), Err(Error::Busy(..))));
+    assert!(matches!(backend.deactivate(&active, mounted), Err(Error::Busy(..))));
+    backend.stop().expect("a stop leaves what programs hold");
+    assert_eq!(rig.left_over().len(), 5, "{:?}", rig.left_over());
+
+    let backend = rig.start();
+    assert_eq!(backend.reconcile(&known).unwrap(), Reconciled::default());
+    drop(read_only);
+    backend.destroy(&sealed).unwrap();
+    drop(kept);
+    let mounted = backend.activate(&active, Access::ReadWrite).unwrap();
+    assert_eq!(read(&mounted, "new").unwrap(), b"n");
+    backend.deactivate(&active, mounted).unwrap();
+    backend.stop().unwrap();
+    assert_eq!(rig.left_over(), [""; 0]);
+}
+
 #[test]
 fn in_guest_a_stop_leaves_no_device_and_the_next_start_has_everything() {
     let rig = Rig::new();
