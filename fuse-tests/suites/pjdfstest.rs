@@ -95,11 +95,12 @@ fn links_are_as_many_as_on_ext4(at: &Path) {
 fn outcomes(at: &Path, d: &Daemon, patterns: &[&str]) -> BTreeMap<String, Outcome> {
     let configuration = d.root().join("pjdfstest.toml");
     std::fs::write(&configuration, CONFIGURATION).unwrap();
-    // The configuration is opened before /mnt may hide it.
-    let script = r#"exec <"$1" && mount --bind "$2" /mnt && shift 2 && exec "$@""#;
+    // In the guest the root is below /mnt itself, and a path is looked up below what is mounted there by then.
+    let script = r#"configuration=$(cat "$1") && mount --bind "$2" /mnt && shift 2 &&
+        mount -t tmpfs configuration /proc/fs && echo "$configuration" >/proc/fs/toml && exec "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(&configuration).arg(at);
-    command.arg(tool("pjdfstest")).args(["-c", "/dev/stdin", "-p", "/mnt"]).args(patterns);
+    command.arg(tool("pjdfstest")).args(["-c", "/proc/fs/toml", "-p", "/mnt"]).args(patterns);
     command.env("RUST_BACKTRACE", "0");
     let output = run_command(command, Duration::from_secs(900));
     assert!(output.stdout.contains("Summary"), "{}\n{}", output.stdout, output.stderr);

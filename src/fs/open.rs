@@ -43,6 +43,12 @@ impl Asked {
         self.0.contains(OFlags::DIRECT)
     }
 
+    /// Whether the kernel opens it to execute it: `FMODE_EXEC`, which it leaves in the flags.
+    fn executes(self) -> bool {
+        const FMODE_EXEC: OFlags = OFlags::from_bits_retain(0x20);
+        self.0.contains(FMODE_EXEC)
+    }
+
     fn truncates(self) -> bool {
         self.0.contains(OFlags::TRUNC)
     }
@@ -80,6 +86,7 @@ pub struct OpenFile {
     /// The backing file.
     pub fd: OwnedFd,
     writer: Option<Writer>,
+    executed: bool,
     _pin: Pin,
 }
 
@@ -91,11 +98,23 @@ pub(super) struct OpenFiles {
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
     bypassed_count: AtomicUsize,
+    /// How often each node is open as the program of a process.
+    executed: Mutex<HashMap<NodeId, usize>>,
 }
 
 impl OpenFiles {
-    pub(super) fn insert(&self, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
-        let file = Arc::new(OpenFile { node: at.node, fd, writer, _pin: at.pin });
+    pub(super) fn insert(
+        &self,
+        at: At,
+        asked: Asked,
+        fd: OwnedFd,
+        writer: Option<Writer>,
+    ) -> Opened {
+        let executed = asked.executes();
+        if executed {
+            *self.executed.lock().entry(at.node).or_default() += 1;
+        }
+        let file = Arc::new(OpenFile { node: at.node, fd, writer, executed, _pin: at.pin });
         let handle = self.next.fetch_add(1, Relaxed) + 1;
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
@@ -110,6 +129,21 @@ impl OpenFiles {
         drop(files);
         self.bypassed.lock().clear();
         self.bypassed_count.store(0, Relaxed);
+        self.executed.lock().clear();
+    }
+
+    fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
+        let file = self.files.write().remove(&handle)?;
+        if file.executed {
+            let mut executed = self.executed.lock();
+            if let Some(count) = executed.get_mut(&file.node) {
+                *count -= 1;
+                if *count == 0 {
+                    executed.remove(&file.node);
+                }
+            }
+        }
+        Some(file)
     }
 
     pub(super) fn is_bypassed(&self, node: NodeId) -> bool {
@@ -127,8 +161,13 @@ impl Fs {
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }
+        // The kernel checks this for those who open for writing before it asks us, and for those who only truncate
+        // afterwards, when the program would be gone.
+        if asked.truncates() && !asked.writes() && self.open.executed.lock().contains_key(&node) {
+            return Err(Errno::TXTBSY.into());
+        }
         let fd = self.cached.nodes.open(&at, asked.backing_flags())?;
-        Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
+        Ok(self.open.insert(at, asked, fd, writer.filter(|_| asked.writes())))
     }
 
     /// Whether cutting the file to `size` would free so much that it takes time.
@@ -145,8 +184,7 @@ impl Fs {
 
     /// The kernel has closed the file.
     pub fn release(&self, handle: u64) {
-        let file = self.open.files.write().remove(&handle);
-        drop(file);
+        drop(self.open.remove(handle));
     }
 
     /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no
