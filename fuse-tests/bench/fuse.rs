@@ -107,7 +107,9 @@ impl Mounted {
                 }
             }
         };
-        self.sides.iter().for_each(|side| drop(once(side)));
+        for side in &self.sides {
+            once(side);
+        }
         let round = |round: usize| {
             let mut times = [0.0; 3];
             (0..3).map(|n| (n + round) % 3).for_each(|n| times[n] = once(&self.sides[n]));

@@ -183,7 +183,7 @@ fn append(at: &Path) {
 
 /// By one page in a mapping after the other.
 fn map_big(at: &Path) {
-    let script = "import mmap,sys; m=mmap.mmap(open('big','rb').fileno(),0,prot=mmap.PROT_READ); print(sum(m[i] for i in range(0,len(m),4096)))";
+    let script = "import mmap; f=open('big','rb'); m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); print(sum(m[i] for i in range(0,len(m),4096)))";
     command(&format!("python3 -c \"{script}\""), at);
 }
 
