@@ -10,14 +10,16 @@ const MODULES: &[(&str, &[&str])] = &[
     ("thin", &["sys"]),
     ("volume", &["types", "sys", "tree", "thin"]),
     ("meta", &["types"]),
+    ("events", &["types", "meta"]),
     ("snapshot", &["types", "meta", "volume"]),
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
-    ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
+    ("gc", &["types", "meta", "snapshot"]),
+    ("grpc", &["types", "tree", "volume", "events", "snapshot", "fs", "gc"]),
     ("config", &["types"]),
-    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"]),
-    ("cli", &["types", "config", "daemon", "grpc"]),
+    ("daemon", &["types", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc", "grpc"]),
+    ("cli", &["types", "config", "daemon", "gc", "grpc"]),
 ];
 
 const CRATES: &[(&str, &[&str])] = &[

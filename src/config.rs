@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::types::{InvalidName, Namespace};
 
 mod bytes;
+mod gc;
+mod time;
 
 pub use bytes::Bytes;
+pub use gc::{Collecting, Fraction};
+pub use time::Span;
 
 /// The heading of the flags that every subcommand takes.
 pub(crate) const GLOBAL: &str = "Global options";
@@ -180,6 +184,9 @@ pub struct Settings {
     /// The thinfs namespace that containerd's snapshots live in [default: containerd]
     #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE", hide_env_values = true)]
     containerd_namespace: Option<String>,
+    #[command(flatten)]
+    #[serde(default)]
+    gc: gc::Settings,
     /// How log lines look; RUST_LOG chooses which [default: text]
     #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
@@ -228,6 +235,7 @@ impl Settings {
             volume_size: self.volume_size.or(below.volume_size),
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
+            gc: self.gc.over(below.gc),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -280,6 +288,8 @@ pub struct Config {
     pub max_active: usize,
     /// Where containerd's snapshots live.
     pub containerd_namespace: Namespace,
+    /// When the collector runs.
+    pub gc: Collecting,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -306,6 +316,7 @@ impl TryFrom<Settings> for Config {
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
             max_active,
             containerd_namespace: Namespace::new(containerd)?,
+            gc: settings.gc.into(),
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })

@@ -74,8 +74,13 @@ pub enum Error {
         code: ExitCode,
     },
     /// `check` found disagreements.
-    #[error("{0} disagreements between the store and the backend")]
-    Unsound(usize),
+    #[error("{found} {}", if *found == 1 { "disagreement" } else { "disagreements" })]
+    Unsound {
+        /// How many.
+        found: usize,
+        /// How many of them `check --repair` mends.
+        mendable: usize,
+    },
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
@@ -91,6 +96,18 @@ pub enum Error {
     /// Standard output can't be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+    /// The command that `lease run` was to run couldn't be run.
+    #[error("cannot run {command}")]
+    Command {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The command that `lease run` ran has ended with this exit code, and said why itself.
+    #[error("the command ended with {0}")]
+    Ended(u8),
     /// The async runtime can't be made.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -117,8 +134,9 @@ impl Error {
                 .get(REMEDY)
                 .and_then(|remedy| remedy.to_str().ok())
                 .map(str::to_owned),
-            Self::Unsound(_) => {
-                Some("restart the daemon: it reconciles both at its start".to_owned())
+            Self::Unsound { mendable: 0, .. } => None,
+            Self::Unsound { mendable, .. } => {
+                Some(format!("`thinfs check --repair` mends {mendable} of them"))
             }
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
@@ -127,6 +145,8 @@ impl Error {
             | Self::SocketPath(_)
             | Self::Write { .. }
             | Self::Output(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
             | Self::Runtime(_) => None,
         }
     }
@@ -140,10 +160,13 @@ impl Error {
             }
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
-            Self::Unsound(_) => ExitCode::Unsound,
-            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
-                ExitCode::Error
-            }
+            Self::Unsound { .. } => ExitCode::Unsound,
+            Self::Daemon(_)
+            | Self::Write { .. }
+            | Self::Output(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
+            | Self::Runtime(_) => ExitCode::Error,
         }
     }
 }

@@ -11,8 +11,14 @@ use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
 pub(super) async fn ls(args: LsArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let filters = filters(&args.kind, args.filter);
-    let snapshots = snapshots(client, filters, args.usage).await?;
+    let request = admin::ListRequest {
+        namespace: client.ns(),
+        filters: filters(&args.kind, args.filter),
+        usage: args.usage,
+        limit: args.limit.map_or(0, |limit| limit.get()),
+        after: args.after.unwrap_or_default(),
+    };
+    let snapshots = list(client, request).await?;
     print_list(snapshots, out)?;
     Ok(())
 }
@@ -23,7 +29,16 @@ pub(super) async fn snapshots(
     filters: Vec<String>,
     usage: bool,
 ) -> Result<Vec<admin::Snapshot>> {
-    let request = admin::ListRequest { namespace: client.ns(), filters, usage };
+    let request = admin::ListRequest {
+        namespace: client.ns(),
+        filters,
+        usage,
+        ..admin::ListRequest::default()
+    };
+    list(client, request).await
+}
+
+async fn list(client: &mut Client, request: admin::ListRequest) -> Result<Vec<admin::Snapshot>> {
     let listing = async {
         let stream = client.admin.list(request).await?.into_inner();
         collect(stream).await

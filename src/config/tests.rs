@@ -154,3 +154,19 @@ fn a_named_file_must_exist() {
     let missing = PathBuf::from("/nonexistent/thinfs.toml");
     assert!(matches!(Settings::from_file(Some(&missing)), Err(Error::Read { .. })));
 }
+
+#[test]
+fn the_collector_has_containerds_settings_and_defaults() {
+    let gc = config(&[], "").unwrap().gc;
+    assert_eq!(gc.pause_threshold.get(), 0.02);
+    assert_eq!((gc.deletion_threshold, gc.mutation_threshold), (0, 100));
+    assert_eq!((gc.schedule_delay.as_millis(), gc.startup_delay.as_millis()), (0, 100));
+    let text = "[gc]\npause-threshold = 0.1\nschedule-delay = '1s 500ms'\nmutation-threshold = 7";
+    let gc = config(&["--gc-mutation-threshold", "8", "--gc-startup-delay", "0"], text).unwrap().gc;
+    assert_eq!(gc.pause_threshold.get(), 0.1);
+    assert_eq!((gc.mutation_threshold, gc.schedule_delay.as_millis()), (8, 1500));
+    assert!(gc.startup_delay.is_zero());
+    for bad in ["[gc]\npause-threshold = 0.6", "[gc]\nschedule-delay = 'soon'", "[gc]\nodd = 1"] {
+        assert!(config(&[], bad).is_err(), "{bad}");
+    }
+}

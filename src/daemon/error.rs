@@ -75,6 +75,9 @@ pub enum Error {
     /// The state that was found can't be served.
     #[error("cannot recover the snapshots")]
     Recover(#[source] crate::snapshot::Error),
+    /// The collector's thread can't be started.
+    #[error("cannot start the collector")]
+    Collector(#[source] crate::snapshot::Error),
     /// Not everything could be closed.
     #[error("cannot close the snapshots")]
     Close(#[source] crate::snapshot::Error),
@@ -145,10 +148,11 @@ impl Error {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
             }
             Self::Recover(_) | Self::Store(_) => {
-                Some("keep a copy of the root before you try to repair it")
+                Some("see what is wrong with `thinfs check --offline`; with --repair it mends it")
             }
             Self::UnknownBackend { .. }
             | Self::Backend { .. }
+            | Self::Collector(_)
             | Self::Close(_)
             | Self::TakeDown(_)
             | Self::Fuse { .. }

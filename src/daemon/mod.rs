@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock the root → clear a dead daemon's mount → store → backend → volumes → snapshots (recover)
-//!   → FUSE → socket → tell systemd   …serve…   and back
+//!   → FUSE → collector → socket → tell systemd   …serve…   and back
 //! ```
 //! Each part has a function that starts it, calls the function of the next part, and takes its own
 //! part down whatever came of that; so what a failed start has begun is taken down as well. The
@@ -17,6 +17,8 @@ mod error;
 mod ledger;
 mod limits;
 mod mount;
+pub mod offline;
+mod mounted;
 mod root;
 mod stop;
 
@@ -30,7 +32,8 @@ use std::time::{Duration, SystemTime};
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
-use crate::config::Config;
+use crate::config::{Collecting, Config};
+use crate::gc::{self, Collector, Mounted};
 use crate::grpc::status::with_causes;
 use crate::grpc::{self, Context, Listener};
 use crate::meta::Store;
@@ -108,14 +111,32 @@ impl Daemon {
 
     fn with_mount(&self, snapshots: &Arc<Snapshots>) -> Result<()> {
         let mount = Mount::new(&self.config.mount, snapshots)?;
-        let served = self.with_socket(snapshots, &mount);
+        let served = self.with_collector(snapshots, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }
 
-    fn with_socket(&self, snapshots: &Arc<Snapshots>, mount: &Mount) -> Result<()> {
+    fn with_collector(&self, snapshots: &Arc<Snapshots>, mount: &Mount) -> Result<()> {
+        let containerds = self.config.containerd_namespace.clone();
+        let collector = Collector::new(Arc::clone(snapshots), containerds, schedule(self.config.gc));
+        let (tree, asked) = (self.config.mount.clone(), Arc::clone(snapshots));
+        let mounts = Mounted::new(Box::new(move || mounted::list(&tree, &asked)));
+        collector.register(Arc::new(mounts));
+        collector.start().map_err(Error::Collector)?;
+        let served = self.with_socket(snapshots, &collector, mount);
+        collector.stop();
+        served
+    }
+
+    fn with_socket(
+        &self,
+        snapshots: &Arc<Snapshots>,
+        collector: &Arc<Collector>,
+        mount: &Mount,
+    ) -> Result<()> {
         let listener = Listener::bind(&self.config.socket)?;
         let context = Arc::new(Context {
             snapshots: Arc::clone(snapshots),
+            collector: Arc::clone(collector),
             settle: mount.settle(),
             requests: mount.requests(),
             containerd_namespace: self.config.containerd_namespace.clone(),
@@ -151,9 +172,22 @@ impl Daemon {
     }
 }
 
+fn schedule(gc: Collecting) -> gc::Settings {
+    gc::Settings {
+        pause_threshold: gc.pause_threshold.get(),
+        deletion_threshold: gc.deletion_threshold,
+        mutation_threshold: gc.mutation_threshold,
+        schedule_delay: gc.schedule_delay,
+        startup_delay: gc.startup_delay,
+    }
+}
+
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, lost, unnamed } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, kept, keeping, lost, unnamed } = recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
+    if let Some(reason) = keeping {
+        tracing::warn!(kept, reason, "volumes that no record names are kept: see `thinfs check`");
+    }
     for key in lost {
         tracing::error!(key, "the backend has lost this snapshot's volume");
     }

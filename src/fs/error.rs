@@ -62,8 +62,8 @@ fn shortage(error: &std::io::Error) -> Option<Errno> {
 fn snapshot_errno(error: &snapshot::Error) -> Errno {
     use snapshot::Error;
     match error {
-        Error::NotFound(_) | Error::ParentNotFound(_) => Errno::NOENT,
-        Error::AlreadyExists(_) => Errno::EXIST,
+        Error::NotFound(_) | Error::ParentNotFound(_) | Error::NoSuch { .. } => Errno::NOENT,
+        Error::AlreadyExists(_) | Error::Exists { .. } => Errno::EXIST,
         Error::InvalidName(_) | Error::InvalidArgument(_) => Errno::INVAL,
         Error::WrongKind { .. } | Error::ParentNotCommitted { .. } => Errno::PERM,
         Error::HasChildren(_) | Error::FailedPrecondition(_) => Errno::BUSY,

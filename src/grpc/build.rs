@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] = ["mount.proto", "snapshots.proto", "admin.proto"];
+const PROTOS: [&str; 4] = ["mount.proto", "snapshots.proto", "admin.proto", "leases.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let manifest_dir =

@@ -117,7 +117,8 @@ impl<T, M> Batches<T, M> {
         if self.items.len() < BATCH { ControlFlow::Continue(()) } else { self.flush() }
     }
 
-    fn flush(&mut self) -> ControlFlow<()> {
+    /// Sends what there is.
+    pub(super) fn flush(&mut self) -> ControlFlow<()> {
         if self.items.is_empty() {
             return ControlFlow::Continue(());
         }

@@ -7,7 +7,7 @@ use super::proto::containerd::services::snapshots::v1 as containerd;
 use super::proto::containerd::types::Mount;
 use super::proto::thinfs::admin::v1 as admin;
 use crate::snapshot::{Info, Result};
-use crate::types::{Kind, Namespace, SnapshotKey, Usage};
+use crate::types::{Finding, Kind, LeaseId, Namespace, SnapshotKey, Usage};
 
 pub(super) fn key(text: String) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
@@ -15,6 +15,11 @@ pub(super) fn key(text: String) -> Result<SnapshotKey> {
 
 pub(super) fn parent(text: String) -> Result<Option<SnapshotKey>> {
     if text.is_empty() { Ok(None) } else { key(text).map(Some) }
+}
+
+/// The lease that a request names.
+pub(super) fn lease(text: String) -> Result<Option<LeaseId>> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(LeaseId::new(text)?)) }
 }
 
 pub(super) fn namespace(text: String) -> Result<Namespace> {
@@ -62,6 +67,12 @@ pub(super) fn admin_snapshot(context: &Context, info: Info) -> admin::Snapshot {
 
 pub(super) fn admin_usage(usage: Usage) -> admin::Usage {
     admin::Usage { size: usage.size, inodes: usage.inodes }
+}
+
+/// What a check found.
+pub(super) fn finding(finding: Finding) -> admin::Finding {
+    let Finding { object, problem, remedy, mendable } = finding;
+    admin::Finding { object, problem, remedy, mendable }
 }
 
 /// How to reach a snapshot's files: a bind mount of its directory.

@@ -10,6 +10,10 @@ mod call;
 pub mod containerd;
 mod convert;
 mod diff;
+mod events;
+mod gc;
+mod leases;
+mod namespaces;
 mod server;
 mod socket;
 pub mod status;
@@ -29,6 +33,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::fs::names;
+use crate::gc::Collector;
 use crate::snapshot::{Info, Snapshots};
 use crate::types::{Kind, Namespace, SnapshotKey};
 
@@ -36,6 +41,8 @@ use crate::types::{Kind, Namespace, SnapshotKey};
 pub struct Context {
     /// The rules.
     pub snapshots: Arc<Snapshots>,
+    /// Namespaces, leases and the collector.
+    pub collector: Arc<Collector>,
     /// Returns once the kernel shows every change that is durable by now.
     pub settle: Box<dyn Fn() + Send + Sync>,
     /// What the kernel has asked of the mount so far.

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::references::named;
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
-use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
+use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
 
 /// How long a commit waits for writers: the kernel tells of closed files a moment after the fact.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,8 +34,22 @@ impl Snapshots {
         labels: Labels,
         rebase: Option<&SnapshotKey>,
     ) -> Result<Info> {
+        self.commit_under(ns, name, key, labels, rebase, None)
+    }
+
+    /// [`commit`](Self::commit) under a lease, which holds the committed snapshot too. The leases
+    /// that hold the active one hold it in any case.
+    pub fn commit_under(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        lease: Option<&LeaseId>,
+    ) -> Result<Info> {
         check_labels(&labels)?;
-        let info = self.commit_locked(ns, name, key, labels, rebase)?;
+        let info = self.commit_locked(ns, name, key, labels, rebase, lease)?;
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
         self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
         Ok(info)
@@ -52,11 +67,13 @@ impl Snapshots {
         key: &SnapshotKey,
         labels: Labels,
         rebase: Option<&SnapshotKey>,
+        lease: Option<&LeaseId>,
     ) -> Result<Info> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
         wanted.extend(rebase.map(|parent| (parent, Mode::Shared)));
         let _held = self.locks.hold(ns, &wanted);
+        let _noted = self.references.note(ns, named(name, &labels));
 
         let active = self.check_commit(ns, name, key)?;
         let parent = self.parent_after(ns, key, &active, rebase)?;
@@ -78,16 +95,18 @@ impl Snapshots {
         let mut batch = Batch::default();
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
-        match self.store.write(batch) {
+        batch.publish(events::committed(ns, key, name, &committed));
+        let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
+        match self.write_renamed(batch, key, &info, lease) {
             Ok(()) => seal.keep(),
             Err(error) => {
-                if error.may_have_been_written() {
+                if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
                     seal.keep();
                 }
-                return Err(error.into());
+                return Err(error);
             }
         }
-        Ok(Info { namespace: ns.clone(), key: name.clone(), snapshot: committed })
+        Ok(info)
     }
 
     fn check_commit(

@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots};
-use crate::meta::{self, Batch};
+use super::{Info, MAX_SIZE_LABEL, Snapshots, events};
+use crate::meta::Batch;
 use crate::types::{
-    Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
+    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
 };
 
 /// What the caller asks for.
@@ -18,6 +18,8 @@ pub(super) struct Request<'a> {
     pub(super) labels: Labels,
     /// From [`MAX_SIZE_LABEL`].
     pub(super) size: Option<u64>,
+    /// The lease that holds it from the start.
+    pub(super) lease: Option<&'a LeaseId>,
 }
 
 impl<'a> Request<'a> {
@@ -28,10 +30,11 @@ impl<'a> Request<'a> {
         kind: Kind,
         parent: Option<&'a SnapshotKey>,
         labels: Labels,
+        lease: Option<&'a LeaseId>,
     ) -> Result<Self> {
         check_labels(&labels)?;
         let size = max_size(&labels)?;
-        Ok(Self { ns, key, kind, parent, labels, size })
+        Ok(Self { ns, key, kind, parent, labels, size, lease })
     }
 
     fn into_info(self, id: SnapshotId, volume: VolumeId) -> Info {
@@ -45,6 +48,7 @@ impl<'a> Request<'a> {
             updated: now,
             usage: None,
             volume,
+            collectable: self.lease.is_some(),
         };
         Info { namespace: self.ns.clone(), key: self.key.clone(), snapshot }
     }
@@ -68,6 +72,9 @@ impl Snapshots {
             None => None,
             Some(parent) => Some(self.committed_parent(request.ns, parent)?),
         };
+        if let Some(lease) = request.lease {
+            self.existing_lease(request.ns, lease)?;
+        }
         match self.store.snapshot(request.ns, request.key)? {
             Some(_) => Err(Error::AlreadyExists(request.key.to_string())),
             None => Ok(parent),
@@ -102,13 +109,15 @@ impl Snapshots {
         request: Request<'_>,
         origin: Option<&Volume>,
     ) -> Result<Info> {
+        let lease = request.lease;
         let id = self.store.next_snapshot_id()?;
         let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
         let info = request.into_info(id, volume.id);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
-        match self.store.write(batch) {
+        match self.write_leased(batch, &info, lease) {
             Ok(()) => Ok(info),
             Err(error) => Err(self.undo_create(&volume, error)),
         }
@@ -116,21 +125,23 @@ impl Snapshots {
 
     /// Makes a snapshot that looks at its parent's volume; the batch is all there is to it.
     pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
+        let lease = request.lease;
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
         let mut batch = Batch::default();
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
-        self.store.write(batch)?;
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
+        self.write_leased(batch, &info, lease)?;
         Ok(info)
     }
 
     /// A record that may have reached the disk must find its volume at the next start.
-    fn undo_create(&self, volume: &Volume, error: meta::Error) -> Error {
-        if error.may_have_been_written() {
-            return error.into();
+    fn undo_create(&self, volume: &Volume, error: Error) -> Error {
+        if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
+            return error;
         }
         match self.volumes.backend().destroy(volume) {
-            Ok(()) => error.into(),
-            Err(rollback) => Error::Rollback { cause: Box::new(error.into()), rollback },
+            Ok(()) => error,
+            Err(rollback) => Error::Rollback { cause: Box::new(error), rollback },
         }
     }
 }

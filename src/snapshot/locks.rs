@@ -4,7 +4,7 @@
 //! other. Exclusive for keys that are changed, shared for a parent: any number of snapshots can be
 //! prepared on one parent at the same time, but the parent can't be removed meanwhile.
 //!
-//! Order of locks: `Snapshots::gate` (shared) → keys → everything in `volume` and `meta`. The
+//! Order of locks: `Snapshots::gate` (shared) → keys → `Snapshots::leases` → everything in `volume` and `meta`. The
 //! table's own mutex is held for a look-up only.
 
 use std::collections::{BTreeMap, HashMap};

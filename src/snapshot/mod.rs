@@ -35,28 +35,38 @@
 //! unknown; the store then takes no more writes, and nothing that the batch named is undone: the
 //! next start finds out.
 
+mod census;
 mod check;
+mod collect;
 mod commit;
 mod create;
 mod error;
+pub(crate) mod events;
 mod filter;
+mod leases;
 mod locks;
 mod open;
 mod prepare;
 mod query;
 mod reaper;
 mod recover;
+mod references;
 mod remove;
+mod repair;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod update;
 mod usage;
 mod view;
 mod walk;
 
+pub use collect::Doom;
+pub(crate) use error::with_causes;
 pub use error::{Error, Result};
 pub use reaper::Reaped;
 pub use recover::Recovery;
+pub use repair::Repair;
+pub use references::{Noted, References};
 pub use update::LabelUpdate;
 
 use std::sync::Arc;
@@ -127,6 +137,10 @@ pub struct Snapshots {
     gate: RwLock<bool>,
     watchers: RwLock<Vec<Arc<dyn Watcher>>>,
     usages: usage::Recent,
+    references: References,
+    /// Held shared while a lease comes to hold something, exclusively while one is deleted. After
+    /// the keys' locks, for no longer than one batch.
+    leases: RwLock<()>,
     reaper: reaper::Reaper,
 }
 

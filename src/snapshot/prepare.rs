@@ -2,8 +2,9 @@
 
 use super::create::Request;
 use super::locks::Mode;
+use super::references::named;
 use super::{Change, Info, Result, Snapshots};
-use crate::types::{Kind, Labels, Namespace, SnapshotKey};
+use crate::types::{Kind, Labels, LeaseId, Namespace, SnapshotKey};
 
 impl Snapshots {
     /// Makes an active snapshot, empty or on a committed parent. Label
@@ -20,7 +21,21 @@ impl Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Info> {
-        let info = self.prepare_locked(Request::new(ns, key, Kind::Active, parent, labels)?)?;
+        self.prepare_under(ns, key, parent, labels, None)
+    }
+
+    /// [`prepare`](Self::prepare) under a lease, which holds the snapshot from the start; the
+    /// collector removes it when nothing holds it any more. Fails too if there is no such lease.
+    pub fn prepare_under(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        lease: Option<&LeaseId>,
+    ) -> Result<Info> {
+        let request = Request::new(ns, key, Kind::Active, parent, labels, lease)?;
+        let info = self.prepare_locked(request)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
         self.tell(&Change::Prepared(info.clone()));
         Ok(info)
@@ -29,6 +44,7 @@ impl Snapshots {
     fn prepare_locked(&self, request: Request<'_>) -> Result<Info> {
         let _running = self.running()?;
         let _held = self.hold_for(&request);
+        let _noted = self.references.note(request.ns, named(request.key, &request.labels));
         let parent = self.check_new(&request)?;
         let origin = parent.map(|parent| self.live_volume(parent.volume)).transpose()?;
         self.create_with_volume(request, origin.as_ref())

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::{Change, Info, Snapshots, events};
 use crate::meta::Batch;
-use crate::types::{Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
+use crate::types::{Leased, Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
 /// How long a removal waits for another operation on the same snapshot. A collector that meets a
 /// snapshot in the making passes on and comes again; it must not wait for a copy of gigabytes.
@@ -47,6 +47,17 @@ impl Snapshots {
         if self.store.has_children(ns, key)? {
             return Err(Error::HasChildren(key.to_string()));
         }
+        let info = Info { namespace: ns.clone(), key: key.clone(), snapshot };
+        let mut batch = Batch::default();
+        let tombstone = self.add_removal(&mut batch, &info)?;
+        self.store.write(batch)?;
+        Ok((info, tombstone))
+    }
+
+    /// Adds to a batch all that removing this snapshot takes. Its key must be held. Gives the
+    /// tombstone of its volume, for the reaper once the batch is durable.
+    pub(super) fn add_removal(&self, batch: &mut Batch, info: &Info) -> Result<Option<Volume>> {
+        let Info { namespace: ns, key, snapshot } = info;
         let tombstone = match snapshot.volume == VolumeId::of(snapshot.id) {
             true => self
                 .store
@@ -54,12 +65,15 @@ impl Snapshots {
                 .map(|volume| Volume { state: VolumeState::Tombstone, ..volume }),
             false => None, // a view of a committed snapshot looks at its parent's
         };
-        let mut batch = Batch::default();
-        batch.remove_snapshot(ns, key, &snapshot);
+        batch.remove_snapshot(ns, key, snapshot);
+        batch.publish(events::removed(ns, key, snapshot));
+        let held = Leased::snapshot(key);
+        for lease in self.store.holders(ns, &held)? {
+            batch.let_go(ns, &lease, &held);
+        }
         if let Some(tombstone) = &tombstone {
             batch.put_volume(tombstone);
         }
-        self.store.write(batch)?;
-        Ok((Info { namespace: ns.clone(), key: key.clone(), snapshot }, tombstone))
+        Ok(tombstone)
     }
 }

@@ -3,9 +3,19 @@
 //! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod event;
+mod finding;
+mod lease;
+mod references;
 mod snapshot;
 mod volume;
 
+pub use event::{Event, Published, Publisher, Topic};
+pub use finding::Finding;
+pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
+pub use references::{
+    EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,
+};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, Pool, Template, Volume, VolumeState};
 
@@ -39,6 +49,11 @@ pub enum InvalidName {
         "the namespace {0:?} must be letters and digits joined by single '-', '_' or '.', at most {MAX_NAMESPACE_LEN} bytes"
     )]
     Namespace(String),
+    /// The lease id isn't visible ASCII without `/`, at most 128 bytes.
+    #[error(
+        "the lease id {0:?} must be visible ASCII characters without '/', at most {MAX_LEASE_LEN}"
+    )]
+    Lease(String),
     /// A label is longer than [`MAX_LABEL_LEN`].
     #[error("the label {key:?} is {len} bytes long with its value, the limit is {MAX_LABEL_LEN}")]
     LabelTooLong {

@@ -49,6 +49,8 @@ pub struct Reconciled {
     pub lost: Vec<VolumeId>,
     /// How many volumes (thin ids, trees, half-made trees) nobody named were destroyed.
     pub reaped: usize,
+    /// How many volumes that nobody named were kept.
+    pub kept: usize,
 }
 
 /// What differs between dm-thin and plain directories. All methods may block; none is called with
@@ -94,6 +96,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Start: compares all records with what exists. Destroys what nobody names, reports what is
     /// lost.
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled>;
+    /// Like `reconcile`, but keeps volumes that nobody names: the records are not to be trusted
+    /// with that.
+    fn reconcile_keeping(&self, _known: &[Volume]) -> Result<Reconciled> {
+        let source = "this backend cannot keep volumes that nobody names".into();
+        Err(Error::Backend { context: "comparing records and volumes".to_owned(), source })
+    }
     /// Like `reconcile` but changes nothing: one line for each disagreement.
     fn check(&self, known: &[Volume]) -> Result<Vec<String>>;
     /// Key/value lines for `status` (pool name, data device, transaction id, needs_check, copy

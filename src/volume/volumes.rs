@@ -179,6 +179,11 @@ impl Volumes {
         }
     }
 
+    /// Whether somebody has it pinned: files of it are open, or are worked on.
+    pub fn is_in_use(&self, id: VolumeId) -> bool {
+        self.status_of(id).is_some_and(|status| status.pins > 0)
+    }
+
     fn status_of(&self, id: VolumeId) -> Option<VolumeStatus> {
         let active = self.shared.slots.live_or_closing(id)?;
         let others = 1 + usize::from(self.shared.idle.contains(id));

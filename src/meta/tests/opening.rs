@@ -19,7 +19,7 @@ fn schema(store: &Store) -> u32 {
 #[test]
 fn a_fresh_store_has_the_newest_schema_and_is_sound() {
     let (_dir, store) = fresh();
-    assert_eq!(schema(&store), 1);
+    assert_eq!(schema(&store), 2);
     assert!(store.namespaces().unwrap().is_empty());
     assert_eq!(store.pool().unwrap(), None);
     assert_eq!(store.verify().unwrap(), Vec::<String>::new());
@@ -62,7 +62,7 @@ fn later() -> Vec<Migration> {
         Ok(())
     }
     let mut migrations = MIGRATIONS.to_vec();
-    migrations.push(Migration { to: 2, what: "transaction ids count from 100", run: second });
+    migrations.push(Migration { to: 3, what: "transaction ids count from 100", run: second });
     migrations
 }
 
@@ -79,7 +79,7 @@ fn each_missing_migration_runs_once() {
     with_pool(dir.path());
     for _ in 0..2 {
         let store = Store::open_with(dir.path(), &later()).unwrap();
-        assert_eq!(schema(&store), 2);
+        assert_eq!(schema(&store), 3);
         assert_eq!(store.pool().unwrap().unwrap().transaction_id, 105);
     }
 }
@@ -89,14 +89,14 @@ fn a_failed_migration_leaves_the_former_schema() {
     let dir = tempfile::tempdir().unwrap();
     with_pool(dir.path());
     let mut migrations = later();
-    migrations[1].run = |_, batch| {
+    migrations[2].run = |_, batch| {
         batch.put_pool(&crate::types::Pool::default());
         Err(Error::IdsExhausted)
     };
     let error = Store::open_with(dir.path(), &migrations).unwrap_err();
-    assert!(matches!(error, Error::Migration { to: 2, .. }), "{error:?}");
+    assert!(matches!(error, Error::Migration { to: 3, .. }), "{error:?}");
     let store = Store::open(dir.path()).unwrap();
-    assert_eq!(schema(&store), 1);
+    assert_eq!(schema(&store), 2);
     assert_eq!(store.pool().unwrap().unwrap().transaction_id, 5);
 }
 
@@ -120,7 +120,7 @@ fn opening_a_newer_schema_is_an_error_that_changes_nothing() {
     drop(Store::open_with(dir.path(), &later()).unwrap());
     let before = files(dir.path());
     let error = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(error, Error::NewerSchema { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, Error::NewerSchema { found: 3, known: 2, .. }), "{error:?}");
     assert!(error.to_string().contains("use a newer thinfs"), "{error}");
     assert_eq!(files(dir.path()), before);
 }

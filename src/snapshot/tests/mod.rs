@@ -11,6 +11,7 @@ mod model;
 mod native;
 mod parallel;
 mod reaping;
+mod repairing;
 mod scale;
 mod thin;
 mod watching;

@@ -202,6 +202,36 @@ impl ThinBackend {
         }
     }
 
+    /// Destroys what nobody names, unless it is to be kept.
+    fn reconcile_with(&self, known: &[Volume], keep: bool) -> Result<Reconciled> {
+        let findings = self.compare(known)?;
+        findings.refuse_foreign(self.pool.name())?;
+        for volume in known {
+            self.book.keep_out(thin_id(volume)?);
+        }
+        let mut reaped = 0;
+        let unnamed = if keep { &[][..] } else { &findings.unnamed };
+        for &thin in unnamed {
+            match self.pool.delete(thin) {
+                Ok(()) => reaped += 1,
+                Err(error) => {
+                    tracing::warn!(%thin, %error, "a thin device that belongs to no volume could not be deleted")
+                }
+            }
+        }
+        if !findings.lost_templates.is_empty() {
+            tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
+            let gone =
+                |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
+            self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
+        }
+        Ok(Reconciled {
+            lost: findings.lost.into_iter().map(|(volume, _)| volume).collect(),
+            reaped,
+            kept: if keep { findings.unnamed.len() } else { 0 },
+        })
+    }
+
     fn compare(&self, known: &[Volume]) -> Result<reconcile::Findings> {
         let existing: BTreeSet<_> = self.existing()?.into_iter().collect();
         reconcile::compare(known, &self.book.record(), &existing)
@@ -333,30 +363,11 @@ impl Backend for ThinBackend {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        let findings = self.compare(known)?;
-        findings.refuse_foreign(self.pool.name())?;
-        for volume in known {
-            self.book.keep_out(thin_id(volume)?);
-        }
-        let mut reaped = 0;
-        for &thin in &findings.unnamed {
-            match self.pool.delete(thin) {
-                Ok(()) => reaped += 1,
-                Err(error) => {
-                    tracing::warn!(%thin, %error, "a thin device that belongs to no volume could not be deleted")
-                }
-            }
-        }
-        if !findings.lost_templates.is_empty() {
-            tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
-            let gone =
-                |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
-            self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
-        }
-        Ok(Reconciled {
-            lost: findings.lost.into_iter().map(|(volume, _)| volume).collect(),
-            reaped,
-        })
+        self.reconcile_with(known, false)
+    }
+
+    fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
+        self.reconcile_with(known, true)
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
