@@ -25,5 +25,6 @@ mod snapshots;
 mod space;
 mod store;
 mod survival;
+mod suites;
 mod systemd;
 mod wire;

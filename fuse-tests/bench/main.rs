@@ -1,7 +1,7 @@
 //! Benchmarks: ratios against a named baseline that runs in the same minute. `scripts/bench` starts them.
 //!
 //! `bench fuse` on the host: file operations in a snapshot's FUSE directory against the same operations directly on
-//! the filesystem that backs it. `bench thin` in the guest: prepare, commit and remove against the raw
+//! the filesystem that backs it, and in bindfs. `bench thin` in the guest: prepare, commit and remove against the raw
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
 //! against containerd's own snapshotters, on either. `bench store` anywhere: durable mutations against what fsync allows,
 //! and a store of 100,000 snapshots. `bench gc` on the host: the collector's runs, and what others feel of
@@ -18,6 +18,7 @@ mod golang;
 #[path = "../harness/proc.rs"]
 mod proc;
 mod report;
+mod rows;
 mod store;
 mod thin;
 

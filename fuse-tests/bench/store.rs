@@ -119,6 +119,7 @@ fn add(batch: &mut Batch, ns: &Namespace, key: &SnapshotKey, id: u32, parent: Op
         updated: now,
         usage,
         volume,
+        collectable: false,
     };
     batch.insert_snapshot(ns, key, &snapshot);
     batch.put_volume(&Volume {

@@ -54,7 +54,10 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
                        details, capacity {total, used, block_size, metadata_total, metadata_used, most,
-                       rate, full_in}, namespaces, pending, volumes, gc
+                       rate, full_in}, namespaces, pending, volumes, gc, activity
+  status --fuse        requests (a count for each kind), synchronous (that somebody waited for),
+                       waited (in the threads for what may take long), passthrough (opens of files
+                       whose content goes past the daemon)
 
 ";
 
@@ -109,8 +112,7 @@ pub(super) enum Command {
     Layer(LayerArgs),
     Image(ImageArgs),
     Rw(RwArgs),
-    /// Show the daemon: backend, space, namespaces, activated volumes
-    Status,
+    Status(StatusArgs),
     Check(CheckArgs),
     Backup(BackupArgs),
     Restore(RestoreArgs),
@@ -339,6 +341,17 @@ pub(super) struct Labels {
     /// A label; can be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+/// Show the daemon: backend, space, namespaces, activated volumes
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs status\n  thinfs status --fuse")]
+pub(super) struct StatusArgs {
+    /// Show what the kernel has asked of the daemon since the mount, by kind of request
+    ///
+    /// What the kernel answers from its caches, or reads and writes by itself, is not in it.
+    #[arg(long)]
+    pub(super) fuse: bool,
 }
 
 /// Check that the store, its indexes and the volumes fit together

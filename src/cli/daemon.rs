@@ -1,5 +1,6 @@
 //! Subcommands about the daemon as a whole.
 
+use super::args::StatusArgs;
 use super::client::Client;
 use super::error::{Asked, Result};
 use super::json;
@@ -7,10 +8,31 @@ use super::output::{Out, age, number, size, text};
 use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
-pub(super) async fn status(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
+pub(super) async fn status(args: StatusArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     let reply = during(|| "asking".to_owned(), client.admin.status(admin::StatusRequest {})).await;
-    print_status(reply.asked(|| "show the status".to_owned())?.into_inner(), out)?;
+    let status = reply.asked(|| "show the status".to_owned())?.into_inner();
+    if args.fuse {
+        print_fuse(status.fuse.unwrap_or_default(), out)?;
+    } else {
+        print_status(status, out)?;
+    }
     Ok(())
+}
+
+/// Kinds that never occurred are left out of the table; in JSON they stand with 0.
+pub(super) fn print_fuse(fuse: admin::FuseStatus, out: &mut Out) -> std::io::Result<()> {
+    if out.json {
+        return out.object(&json::Fuse::from(fuse));
+    }
+    let asked = fuse.requests.iter().filter(|request| request.count > 0);
+    let rows = asked.map(|request| [request.name.clone(), request.count.to_string()]);
+    out.table([text("REQUEST"), number("COUNT")], rows.collect())?;
+    out.line("")?;
+    out.fields(&[
+        ("Somebody waited for", fuse.synchronous.to_string()),
+        ("In waiting threads", fuse.waited.to_string()),
+        ("Passthrough opens", fuse.passthrough.to_string()),
+    ])
 }
 
 pub(super) fn print_status(status: admin::StatusReply, out: &mut Out) -> std::io::Result<()> {
@@ -69,7 +91,9 @@ fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str,
     }
     fields.push(("To reclaim", status.pending.to_string()));
     fields.extend(status.gc.as_ref().map(|gc| ("Collected", collected(gc, now))));
-    fields.push(("Activated", status.volumes.len().to_string()));
+    let activity = status.activity.unwrap_or_default();
+    let since = format!("{} since the start, {} failed", activity.activations, activity.failures);
+    fields.push(("Activated", format!("{} (activations: {since})", status.volumes.len())));
     fields.extend(status.details.iter().map(|detail| (detail.name.as_str(), detail.value.clone())));
     fields
 }

@@ -240,6 +240,51 @@ pub(super) struct Status {
     /// Volumes that are activated
     pub(super) volumes: Vec<Volume>,
     pub(super) gc: Option<GcStatus>,
+    /// How often volumes were activated and deactivated since the start
+    pub(super) activity: Activity,
+}
+
+/// Since the start.
+#[derive(Debug, Serialize)]
+pub(super) struct Activity {
+    pub(super) activations: u64,
+    pub(super) failures: u64,
+    pub(super) deactivations: u64,
+}
+
+impl From<admin::Activity> for Activity {
+    fn from(activity: admin::Activity) -> Self {
+        Self {
+            activations: activity.activations,
+            failures: activity.failures,
+            deactivations: activity.deactivations,
+        }
+    }
+}
+
+/// `status --fuse`.
+#[derive(Debug, Serialize)]
+pub(super) struct Fuse {
+    /// Every kind of request, with its count
+    pub(super) requests: BTreeMap<String, u64>,
+    pub(super) synchronous: u64,
+    pub(super) waited: u64,
+    pub(super) passthrough: u64,
+}
+
+impl From<admin::FuseStatus> for Fuse {
+    fn from(fuse: admin::FuseStatus) -> Self {
+        Self {
+            requests: fuse
+                .requests
+                .into_iter()
+                .map(|request| (request.name, request.count))
+                .collect(),
+            synchronous: fuse.synchronous,
+            waited: fuse.waited,
+            passthrough: fuse.passthrough,
+        }
+    }
 }
 
 /// Bytes; the metadata's are 0 where there is no pool.
@@ -315,6 +360,7 @@ impl From<admin::StatusReply> for Status {
             namespaces: status.namespaces.into_iter().map(NamespaceCount::from).collect(),
             pending: status.pending,
             volumes: status.volumes.into_iter().map(Volume::from).collect(),
+            activity: status.activity.unwrap_or_default().into(),
             gc: status.gc.map(GcStatus::from),
         }
     }

@@ -157,7 +157,7 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Layer(args) => layer::run(args.command, client, out).await,
         Command::Image(args) => image::run(args.command, client, out).await,
         Command::Rw(args) => rw::run(args.command, client, out).await,
-        Command::Status => daemon::status(client, out).await,
+        Command::Status(args) => daemon::status(args, client, out).await,
         Command::Check(args) => check::check(args, client, out).await,
         Command::Backup(args) => check::backup(args, client, out).await,
         Command::Events(args) => events::events(args, client, out).await,

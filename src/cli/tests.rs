@@ -307,6 +307,8 @@ fn a_status() -> admin::StatusReply {
             last_sweep_us: 20_000,
             ..Default::default()
         }),
+        activity: Some(admin::Activity { activations: 20, failures: 3, deactivations: 19 }),
+        ..Default::default()
     }
 }
 
@@ -323,7 +325,7 @@ Backend:    native
 Space:      5 GiB of 10 GiB used (50 %)
 To reclaim: 2
 Collected:  9 in 4 runs, the last 3s ago (mark 1.5 ms, sweep 20.0 ms)
-Activated:  1
+Activated:  1 (activations: 20 since the start, 3 failed)
 copies:     reflink
 
 NAMESPACE  ACTIVE  VIEW  COMMITTED
@@ -333,6 +335,31 @@ VOLUME  ACCESS  PINS  WRITERS
      7  ro         1        0
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn status_shows_what_the_kernel_asked() {
+    let request = |name: &str, count| admin::FuseRequests { name: name.into(), count };
+    let fuse = admin::FuseStatus {
+        requests: vec![request("lookup", 12), request("rename", 0), request("forget", 3)],
+        synchronous: 12,
+        waited: 1,
+        passthrough: 4,
+    };
+    let text = printed(false, |out| daemon::print_fuse(fuse.clone(), out));
+    let expected = "\
+REQUEST  COUNT
+lookup      12
+forget       3
+
+Somebody waited for: 12
+In waiting threads:  1
+Passthrough opens:   4
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| daemon::print_fuse(fuse, out));
+    let expected = "{\"requests\":{\"forget\":3,\"lookup\":12,\"rename\":0},\"synchronous\":12,\"waited\":1,\"passthrough\":4}\n";
+    assert_eq!(json, expected);
 }
 
 #[test]

@@ -170,6 +170,7 @@ impl Daemon {
             collector: Arc::clone(collector),
             layers: Arc::clone(layers),
             settle: mount.settle(),
+            requests: mount.requests(),
             containerd_namespace: self.config.containerd_namespace.clone(),
             mount_form: self.config.mount_form,
             root: self.config.root.clone(),

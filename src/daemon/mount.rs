@@ -16,6 +16,7 @@ use super::handover;
 use super::stop::Stop;
 use crate::fs::{Config, Fs};
 use crate::fuse::{Kept, MountConfig, Session, clear_stale_mount};
+use crate::grpc::Requests;
 use crate::snapshot::Snapshots;
 
 /// How long a stop waits for those who have files open or stand in the tree.
@@ -78,6 +79,17 @@ impl Mount {
             if !fs.invalidator().settle(SETTLING) {
                 tracing::warn!("the kernel has not yet taken note of a change after {SETTLING:?}");
             }
+        })
+    }
+
+    /// A function that tells what the kernel has asked so far.
+    pub(super) fn requests(&self) -> Box<dyn Fn() -> Requests + Send + Sync> {
+        let stats = Arc::clone(self.session.stats());
+        Box::new(move || Requests {
+            counts: stats.all(),
+            synchronous: stats.synchronous(),
+            waited: stats.waited(),
+            passthrough: stats.passthrough(),
         })
     }
 

@@ -118,7 +118,7 @@ impl Fs {
         drop(directory);
         let at = At { node: entry.known.attr.node, ..at };
         let writer = asked.writes().then_some(writer);
-        Ok((entry, self.open.insert(at, file, writer)))
+        Ok((entry, self.open.insert(at, asked, file, writer)))
     }
 
     fn make(

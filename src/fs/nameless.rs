@@ -37,6 +37,6 @@ impl Fs {
         let kept = openat(CWD, proc_path(&file), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         self.cached.nodes.keep_orphan(&writer, node, kept, false);
         let writer = asked.writes().then_some(writer);
-        Ok((entry, self.open.insert(At { node, ..at }, file, writer)))
+        Ok((entry, self.open.insert(At { node, ..at }, asked, file, writer)))
     }
 }

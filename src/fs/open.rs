@@ -44,6 +44,12 @@ impl Asked {
         self.0.contains(OFlags::DIRECT)
     }
 
+    /// Whether the kernel opens it to execute it: `FMODE_EXEC`, which it leaves in the flags.
+    fn executes(self) -> bool {
+        const FMODE_EXEC: OFlags = OFlags::from_bits_retain(0x20);
+        self.0.contains(FMODE_EXEC)
+    }
+
     fn truncates(self) -> bool {
         self.0.contains(OFlags::TRUNC)
     }
@@ -77,6 +83,7 @@ pub struct OpenFile {
     /// The backing file.
     pub fd: OwnedFd,
     writer: Option<Writer>,
+    executed: bool,
     _pin: Pin,
 }
 
@@ -89,6 +96,8 @@ pub(super) struct OpenFiles {
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
     bypassed_count: AtomicUsize,
+    /// How often each node is open as the program of a process.
+    executed: Mutex<HashMap<NodeId, usize>>,
 }
 
 impl Default for OpenFiles {
@@ -99,17 +108,35 @@ impl Default for OpenFiles {
             next: AtomicU64::new(now.as_nanos() as u64),
             bypassed: Mutex::default(),
             bypassed_count: AtomicUsize::new(0),
+            executed: Mutex::default(),
         }
     }
 }
 
 impl OpenFiles {
-    pub(super) fn insert(&self, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
-        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, fd, writer)
+    pub(super) fn insert(
+        &self,
+        at: At,
+        asked: Asked,
+        fd: OwnedFd,
+        writer: Option<Writer>,
+    ) -> Opened {
+        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, asked, fd, writer)
     }
 
-    fn insert_as(&self, handle: u64, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
-        let file = Arc::new(OpenFile { node: at.node, fd, writer, _pin: at.pin });
+    fn insert_as(
+        &self,
+        handle: u64,
+        at: At,
+        asked: Asked,
+        fd: OwnedFd,
+        writer: Option<Writer>,
+    ) -> Opened {
+        let executed = asked.executes();
+        if executed {
+            *self.executed.lock().entry(at.node).or_default() += 1;
+        }
+        let file = Arc::new(OpenFile { node: at.node, fd, writer, executed, _pin: at.pin });
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
     }
@@ -123,6 +150,21 @@ impl OpenFiles {
         drop(files);
         self.bypassed.lock().clear();
         self.bypassed_count.store(0, Relaxed);
+        self.executed.lock().clear();
+    }
+
+    fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
+        let file = self.files.write().remove(&handle)?;
+        if file.executed {
+            let mut executed = self.executed.lock();
+            if let Some(count) = executed.get_mut(&file.node) {
+                *count -= 1;
+                if *count == 0 {
+                    executed.remove(&file.node);
+                }
+            }
+        }
+        Some(file)
     }
 
     pub(super) fn is_bypassed(&self, node: NodeId) -> bool {
@@ -140,8 +182,13 @@ impl Fs {
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }
+        // The kernel checks this for those who open for writing before it asks us, and for those who only truncate
+        // afterwards, when the program would be gone.
+        if asked.truncates() && !asked.writes() && self.open.executed.lock().contains_key(&node) {
+            return Err(Errno::TXTBSY.into());
+        }
         let fd = self.open_backing(caller, &at, asked)?;
-        Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
+        Ok(self.open.insert(at, asked, fd, writer.filter(|_| asked.writes())))
     }
 
     /// Opens a file again that the kernel has had open since before this daemon, under the number that it knows.
@@ -158,7 +205,7 @@ impl Fs {
             let kept = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
             self.cached.nodes.keep_orphan(writer, node, kept, false);
         }
-        self.open.insert_as(handle, at, fd, writer.filter(|_| asked.writes()));
+        self.open.insert_as(handle, at, asked, fd, writer.filter(|_| asked.writes()));
         Ok(())
     }
 
@@ -191,8 +238,7 @@ impl Fs {
 
     /// The kernel has closed the file.
     pub fn release(&self, handle: u64) {
-        let file = self.open.files.write().remove(&handle);
-        drop(file);
+        drop(self.open.remove(handle));
     }
 
     /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no

@@ -9,12 +9,12 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail,
-    DiffReply, DiffRequest, EventsReply, EventsRequest, GcReply, GcRequest, ListReply, ListRequest,
-    MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply, RemoveRequest,
-    ResizeRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply, StatusRequest,
-    TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest,
-    ViewRequest, VolumeStatus, admin_server,
+    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply,
+    DiffRequest, EventsReply, EventsRequest, FuseRequests, FuseStatus, GcReply, GcRequest, ListReply,
+    ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply,
+    RemoveRequest, ResizeRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
+    StatusRequest, TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest,
+    VolumeStatus, admin_server,
 };
 use super::{Context, convert, diff, events, gc, space, status};
 use crate::snapshot::{self, LabelUpdate};
@@ -63,13 +63,8 @@ impl admin_server::Admin for Admin {
             let ns = convert::namespace(request.namespace)?;
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
             let (labels, lease) = (request.labels, convert::lease(request.lease)?);
-            let info = context.snapshots.view_under(
-                &ns,
-                &key,
-                parent.as_ref(),
-                labels,
-                lease.as_ref(),
-            )?;
+            let info =
+                context.snapshots.view_under(&ns, &key, parent.as_ref(), labels, lease.as_ref())?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -304,8 +299,28 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
+        fuse: Some(fuse_status((context.requests)())),
+        activity: Some(activity(volumes.activity())),
         gc: Some(gc::status(context.collector.totals())),
     })
+}
+
+fn activity(activity: crate::volume::Activity) -> Activity {
+    Activity {
+        activations: activity.activations,
+        failures: activity.failures,
+        deactivations: activity.deactivations,
+    }
+}
+
+fn fuse_status(requests: super::Requests) -> FuseStatus {
+    let count = |(name, count): (&str, u64)| FuseRequests { name: name.to_owned(), count };
+    FuseStatus {
+        requests: requests.counts.into_iter().map(count).collect(),
+        synchronous: requests.synchronous,
+        waited: requests.waited,
+        passthrough: requests.passthrough,
+    }
 }
 
 fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {

@@ -56,6 +56,8 @@ pub struct Context {
     pub layers: Arc<LayerStore>,
     /// Returns once the kernel shows every change that is durable by now.
     pub settle: Box<dyn Fn() + Send + Sync>,
+    /// What the kernel has asked of the mount so far.
+    pub requests: Box<dyn Fn() -> Requests + Send + Sync>,
     /// The namespace that containerd's service works in.
     pub containerd_namespace: Namespace,
     /// How snapshots are mounted whose labels don't say.
@@ -68,6 +70,19 @@ pub struct Context {
     pub socket: PathBuf,
     /// When the daemon started.
     pub started: SystemTime,
+}
+
+/// What the kernel has asked of the mount, as `status` tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Every kind of request, with its count.
+    pub counts: Vec<(&'static str, u64)>,
+    /// Those that somebody waited for.
+    pub synchronous: u64,
+    /// Those that were handed to the threads for what may take long.
+    pub waited: u64,
+    /// How often a file was opened whose content goes past the daemon.
+    pub passthrough: u64,
 }
 
 impl fmt::Debug for Context {

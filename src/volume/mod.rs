@@ -48,4 +48,4 @@ pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};
 pub use seal::Seal;
-pub use volumes::{Cache, VolumeStatus, Volumes};
+pub use volumes::{Activity, Cache, VolumeStatus, Volumes};

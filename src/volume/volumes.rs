@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::activation::Shared;
+use super::activation::{Counts, Shared};
 use super::backend::{Access, Backend, Mounted};
 use super::id_set::IdSet;
 use super::idle::Idle;
@@ -29,6 +29,17 @@ pub struct VolumeStatus {
     pub pins: usize,
     /// Running writes and handles open for writing.
     pub writers: usize,
+}
+
+/// How often volumes were activated and deactivated since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Activations that succeeded.
+    pub activations: u64,
+    /// Activations that failed: their callers got the error, the next one tried again.
+    pub failures: u64,
+    /// Deactivations, evictions among them.
+    pub deactivations: u64,
 }
 
 /// Something that holds descriptors inside activated volumes as a cache and can drop them on
@@ -62,6 +73,7 @@ impl Volumes {
             caches: RwLock::default(),
             queue: Queue::default(),
             stopping: AtomicBool::new(false),
+            counts: Counts::default(),
         });
         let workers = Mutex::new(worker::start(&shared));
         Arc::new(Self { shared, workers })
@@ -177,6 +189,16 @@ impl Volumes {
         let mut status: Vec<_> = ids.filter_map(|id| self.status_of(id)).collect();
         status.sort_unstable_by_key(|line| line.id);
         status
+    }
+
+    /// How often the backend activated and deactivated volumes so far.
+    pub fn activity(&self) -> Activity {
+        let Counts { activations, failures, deactivations } = &self.shared.counts;
+        Activity {
+            activations: activations.load(Ordering::Relaxed),
+            failures: failures.load(Ordering::Relaxed),
+            deactivations: deactivations.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether somebody has it pinned: files of it are open, or are worked on.
