@@ -25,8 +25,8 @@ fn p99(file: &Path, samples: usize) -> Duration {
 }
 
 /// Twice as many writers as the daemon has threads for what takes long. The p99 of the other snapshot is printed beside
-/// that of a directory on the same disk without the daemon; what is asserted holds at any load: it does not wait for
-/// an fsync's turn, which would be many milliseconds each.
+/// that of a directory on the same disk without the daemon. No time is asserted, because the machine's load is in it:
+/// what would fail here is a request that waits for the storm's end, for the storm ends only after all samples.
 #[test]
 fn an_fsync_storm_leaves_another_snapshots_requests_alone() {
     const WRITERS: usize = 32;
