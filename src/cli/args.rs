@@ -42,8 +42,9 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   mounts               a line each: type, source, options
   gc                   destroyed, waiting, failed
   check                sound, problems
+  faulty               a line each: thin_id, why; with --retry also gone
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
-                       details, capacity, namespaces, pending, volumes
+                       details, capacity, namespaces, pending, volumes, faulty, reaper
 
 ";
 
@@ -101,6 +102,7 @@ pub(super) enum Command {
     ///
     /// Changes nothing. Prints a line for each disagreement and exits with code 8 if there is one.
     Check,
+    Faulty(FaultyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -283,6 +285,23 @@ pub(super) struct Labels {
     /// A label; can be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+/// Show thin ids that are set aside, and why; with --retry, give back what the pool has under them
+///
+/// A thin id is set aside when the pool has something under it that no record explains: it was taken
+/// when a snapshot was to be made, or it was found when a pool was adopted by force. It is never
+/// used again and never deleted by itself. --retry deletes the thin devices; exits with code 5 if
+/// one can't be deleted.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs faulty\n  thinfs faulty --retry 1042\n  thinfs faulty --retry")]
+pub(super) struct FaultyArgs {
+    /// Delete the thin devices and forget the ids
+    #[arg(long)]
+    pub(super) retry: bool,
+    /// Thin ids [default: all that are set aside]
+    #[arg(value_name = "ID", requires = "retry")]
+    pub(super) ids: Vec<u32>,
 }
 
 /// Print a completion script for a shell

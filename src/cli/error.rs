@@ -76,6 +76,9 @@ pub enum Error {
     /// `check` found disagreements.
     #[error("{0} disagreements between the store and the backend")]
     Unsound(usize),
+    /// Thin ids that couldn't be given back; they have been told already.
+    #[error("{0} thin ids are still set aside")]
+    StillFaulty(usize),
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
@@ -124,6 +127,7 @@ impl Error {
             Self::Config(_)
             | Self::Unreachable { .. }
             | Self::Several { .. }
+            | Self::StillFaulty(_)
             | Self::SocketPath(_)
             | Self::Write { .. }
             | Self::Output(_)
@@ -141,6 +145,7 @@ impl Error {
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound(_) => ExitCode::Unsound,
+            Self::StillFaulty(_) => ExitCode::Precondition,
             Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
                 ExitCode::Error
             }

@@ -102,6 +102,10 @@ pub(super) struct Status {
     pub(super) pending: u64,
     /// Volumes that are activated
     pub(super) volumes: Vec<Volume>,
+    /// Thin ids that are set aside
+    pub(super) faulty: Vec<Faulty>,
+    /// Removed volumes that wait for the reaper, one by one
+    pub(super) reaper: Vec<Pending>,
 }
 
 /// Bytes; the metadata's are 0 where there is no pool.
@@ -112,6 +116,26 @@ pub(super) struct Capacity {
     pub(super) block_size: u64,
     pub(super) metadata_total: u64,
     pub(super) metadata_used: u64,
+}
+
+/// A thin id that is set aside.
+#[derive(Debug, Serialize)]
+pub(super) struct Faulty {
+    pub(super) thin_id: u32,
+    pub(super) why: String,
+    /// With --retry: it is set aside no more
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gone: Option<bool>,
+}
+
+/// A removed volume that is still there.
+#[derive(Debug, Serialize)]
+pub(super) struct Pending {
+    pub(super) volume: u32,
+    pub(super) tries: u32,
+    /// queued, running, in use, failed
+    pub(super) state: String,
+    pub(super) reason: String,
 }
 
 /// How many snapshots a namespace has of each kind.
@@ -171,6 +195,8 @@ impl From<admin::StatusReply> for Status {
             namespaces: status.namespaces.into_iter().map(NamespaceCount::from).collect(),
             pending: status.pending,
             volumes: status.volumes.into_iter().map(Volume::from).collect(),
+            faulty: status.faulty.into_iter().map(|f| Faulty::new(f, None)).collect(),
+            reaper: status.reaper.into_iter().map(Pending::from).collect(),
         }
     }
 }
@@ -201,6 +227,19 @@ impl From<admin::VolumeStatus> for Volume {
             pins: volume.pins,
             writers: volume.writers,
         }
+    }
+}
+
+impl Faulty {
+    pub(super) fn new(faulty: admin::FaultyId, gone: Option<bool>) -> Self {
+        Self { thin_id: faulty.thin_id, why: faulty.why, gone }
+    }
+}
+
+impl From<admin::PendingVolume> for Pending {
+    fn from(pending: admin::PendingVolume) -> Self {
+        let admin::PendingVolume { volume, tries, state, reason } = pending;
+        Self { volume, tries, state, reason }
     }
 }
 

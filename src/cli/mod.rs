@@ -8,6 +8,7 @@ mod client;
 mod daemon;
 mod diff;
 mod error;
+mod faulty;
 mod generate;
 mod json;
 mod list;
@@ -128,6 +129,7 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Gc => daemon::gc(client, out).await,
         Command::Status => daemon::status(client, out).await,
         Command::Check => daemon::check(client, out).await,
+        Command::Faulty(args) => faulty::faulty(args, client, out).await,
         Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {
             unreachable!("needs no daemon")
         }

@@ -60,6 +60,7 @@ fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
     Ok(ThinConfig {
         source,
         volume_size: config.volume_size,
+        force_adopt: config.force_adopt,
         ..ThinConfig::new(root.path().to_owned())
     })
 }

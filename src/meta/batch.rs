@@ -4,12 +4,15 @@ use rocksdb::{DB, WriteBatch};
 
 use super::columns::{Children, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
 use super::rows::handle;
+use crate::crashpoint::Step;
 use crate::types::{Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
 /// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
 /// together with all its index rows; later changes win over earlier ones.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// What it is for, where a crash can be tried around it: in all but tests.
+    step: Option<Step>,
     rows: Vec<Row>,
 }
 
@@ -22,6 +25,15 @@ struct Row {
 }
 
 impl Batch {
+    /// An empty batch for this step.
+    pub fn of(step: Step) -> Self {
+        Self { step: Some(step), rows: Vec::new() }
+    }
+
+    pub(super) fn step(&self) -> Option<Step> {
+        self.step
+    }
+
     /// Adds a snapshot whose key is free.
     pub fn insert_snapshot(&mut self, ns: &Namespace, key: &SnapshotKey, new: &Snapshot) {
         self.put(Column::Snapshots, Snapshots::row_key(ns, key), Snapshots::encode(new));

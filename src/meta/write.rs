@@ -7,6 +7,7 @@ use super::batch::Batch;
 use super::columns::{Column, System};
 use super::error::{Error, Result};
 use super::{Store, rows};
+use crate::crashpoint::{Step, around};
 use crate::types::SnapshotId;
 
 /// How many snapshot ids one synced write reserves.
@@ -55,7 +56,11 @@ impl Store {
         }
         let mut durable = WriteOptions::default();
         durable.set_sync(true);
-        self.write_to_rocksdb(batch, &durable).map_err(|source| {
+        let written = match batch.step() {
+            Some(step) => around(step, || self.write_to_rocksdb(batch, &durable)),
+            None => self.write_to_rocksdb(batch, &durable),
+        };
+        written.map_err(|source| {
             let _ = self.poison.set(source.to_string());
             Error::Write { source }
         })
@@ -76,7 +81,7 @@ impl Store {
         batch: Batch,
         options: &WriteOptions,
     ) -> std::result::Result<(), rocksdb::Error> {
-        let fault = self.fault.lock().take();
+        let fault = self.fault.lock().take().or_else(|| self.fate.as_ref()?());
         if fault != Some(WriteFault::Before) {
             self.db.write_opt(batch.into_rocksdb(&self.db), options)?;
         }
@@ -107,7 +112,7 @@ impl Store {
             if end > u64::from(u32::MAX) {
                 return Err(Error::IdsExhausted);
             }
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreIds);
             batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(end));
             self.write(batch)?;
             ids.end = end;
@@ -115,6 +120,45 @@ impl Store {
         let id = u32::try_from(ids.next).map_err(|_| Error::IdsExhausted)?;
         ids.next += 1;
         Ok(SnapshotId(id))
+    }
+}
+
+/// Asked at each write, by tests that let everything die at some moment.
+#[cfg(test)]
+pub(super) type Fate = Box<dyn Fn() -> Option<WriteFault> + Send + Sync>;
+
+/// For tests that restart everything above the store thousands of times.
+#[cfg(test)]
+impl Store {
+    /// The store as an open after a crash finds it, without the time that opening files takes.
+    pub(crate) fn revived(self, fate: Fate) -> Result<Self> {
+        Ok(Self {
+            ids: IdRange::load(&self.db)?,
+            poison: Default::default(),
+            fault: Mutex::default(),
+            fate: Some(fate),
+            ..self
+        })
+    }
+
+    /// Empties it of all but its schema. To be revived next.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        let mut batch = rocksdb::WriteBatch::default();
+        for column in Column::ALL.into_iter().filter(|column| *column != Column::System) {
+            rows::Moment::now(&self.db).scan(column, &[], None, &mut |key, _| {
+                batch.delete_cf(rows::handle(&self.db, column), key);
+                Ok(std::ops::ControlFlow::Continue(()))
+            })?;
+        }
+        batch.delete_cf(rows::handle(&self.db, Column::System), System::POOL);
+        self.db.write(batch).map_err(|source| Error::Write { source })
+    }
+}
+
+#[cfg(test)]
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
     }
 }
 

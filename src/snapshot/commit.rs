@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::{Change, Info, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -75,7 +76,7 @@ impl Snapshots {
             usage: Some(usage),
             ..active.clone()
         };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreCommit);
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
         match self.store.write(batch) {

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::{self, Batch};
 use crate::types::{
     Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
@@ -105,7 +106,7 @@ impl Snapshots {
         let id = self.store.next_snapshot_id()?;
         let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
         let info = request.into_info(id, volume.id);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StorePrepare);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.put_volume(&volume);
         match self.store.write(batch) {
@@ -117,7 +118,7 @@ impl Snapshots {
     /// Makes a snapshot that looks at its parent's volume; the batch is all there is to it.
     pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreView);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         self.store.write(batch)?;
         Ok(info)

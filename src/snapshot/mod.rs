@@ -55,7 +55,7 @@ mod view;
 mod walk;
 
 pub use error::{Error, Result};
-pub use reaper::Reaped;
+pub use reaper::{Pending, PendingState, Reaped};
 pub use recover::Recovery;
 pub use update::LabelUpdate;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::reaper::Reaper;
 use super::{Result, Snapshots, locks, usage};
+use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::{SnapshotId, Volume, VolumeId, VolumeState};
 use crate::volume::Volumes;
@@ -84,7 +85,7 @@ pub(super) fn as_if_none_were_lost(volumes: &[Volume]) -> Vec<Volume> {
 }
 
 fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Result<()> {
-    let mut batch = Batch::default();
+    let mut batch = Batch::of(Step::StoreLost);
     let mut changed = false;
     for volume in known {
         let state = match (volume.state, lost.contains(&volume.id)) {

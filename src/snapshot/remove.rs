@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::{Change, Info, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
@@ -54,7 +55,7 @@ impl Snapshots {
                 .map(|volume| Volume { state: VolumeState::Tombstone, ..volume }),
             false => None, // a view of a committed snapshot looks at its parent's
         };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreRemove);
         batch.remove_snapshot(ns, key, &snapshot);
         if let Some(tombstone) = &tombstone {
             batch.put_volume(tombstone);

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::locks::Mode;
 use super::{Change, Info, Result, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -62,7 +63,7 @@ impl Snapshots {
         let labels = labels.apply(&old.labels);
         check_labels(&labels)?;
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLabels);
         batch.update_snapshot(ns, key, &old, &new);
         self.store.write(batch)?;
         Ok(Info { namespace: ns.clone(), key: key.clone(), snapshot: new })

@@ -7,7 +7,7 @@ mod snapshot;
 mod volume;
 
 pub use snapshot::Snapshot;
-pub use volume::{Backing, Pool, Template, Volume, VolumeState};
+pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
 
 use std::collections::BTreeMap;
 use std::fmt;

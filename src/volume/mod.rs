@@ -40,7 +40,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Access, Backend, Capacity, Mounted, Reconciled};
+pub use backend::{Access, Backend, Capacity, Mounted, Reconciled, Retried};
 pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};

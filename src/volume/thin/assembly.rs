@@ -145,7 +145,7 @@ impl Assembly {
                     // Killed between creation and first resume: it has never been a pool.
                     self.dm.remove(&name).map_err(|e| dm_error(context(), e))?;
                 }
-                check_first_block(&metadata.path, known)?;
+                check_first_block(&metadata.path, known && !config.force_adopt)?;
                 if known {
                     mend(&name, &metadata.path)?;
                 }

@@ -102,6 +102,8 @@ pub struct ThinConfig {
     pub block_size: u64,
     /// What a pool that we make does with writes when it is full.
     pub when_full: WhenFull,
+    /// Takes a pool that doesn't match its record; see [`super::Refusal::Witness`].
+    pub force_adopt: bool,
     /// How long a deactivation waits for descriptors that are still open.
     pub patience: Duration,
 }
@@ -118,6 +120,7 @@ impl ThinConfig {
             mount_options: Vec::new(),
             block_size: 64 << 10,
             when_full: WhenFull::Error,
+            force_adopt: false,
             patience: Duration::from_secs(5),
         }
     }

@@ -28,6 +28,7 @@ use super::error::DeviceError;
 use super::ext4::Superblock;
 use super::identity::Identity;
 use super::turns::Turns;
+use crate::crashpoint::{Step, around};
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
@@ -97,7 +98,10 @@ impl Devices {
             let name = self.identity.thin_name(thin);
             match self.lingering(&name) {
                 Ok(Some(active)) => {
-                    tracing::warn!(device = name, "a program still has files open on this device of an earlier run: taken over as it is");
+                    tracing::warn!(
+                        device = name,
+                        "a program still has files open on this device of an earlier run: taken over as it is"
+                    );
                     self.active.lock().insert(thin, active);
                 }
                 Ok(None) => {}
@@ -235,21 +239,19 @@ impl Devices {
             false => self.superblock(&active.path)?.blocks_to_grow_to(size),
         };
         let Some(blocks) = grow else {
-            return Ok(mount_detached(
-                self.plan.filesystem,
-                &active.path,
-                read_only,
-                &self.plan.options,
-            )?);
+            let (filesystem, options) = (self.plan.filesystem, &self.plan.options);
+            let mount = || mount_detached(filesystem, &active.path, read_only, options);
+            return Ok(around(Step::Mount, mount)?);
         };
         // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
         let lazy: Vec<_> =
             self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
-        let mount = mount_detached(self.plan.filesystem, &active.path, false, &lazy)?;
+        let (filesystem, path) = (self.plan.filesystem, &active.path);
+        let mount = around(Step::Mount, || mount_detached(filesystem, path, false, &lazy))?;
         let context = || format!("growing the filesystem to {blocks} blocks");
         let io = |source| DeviceError::Io { context: context(), source };
         let root = root_directory(&mount).map_err(io)?;
-        crate::sys::ext4::resize(&root, blocks).map_err(io)?;
+        around(Step::GrowFilesystem, || crate::sys::ext4::resize(&root, blocks)).map_err(io)?;
         reconfigure(&mount, false, &self.plan.options)?;
         Ok(mount)
     }
@@ -263,7 +265,7 @@ impl Devices {
     pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
         let _turn = self.turns.take(thin);
         let context = || format!("flushing thin device {thin}");
-        rustix::fs::syncfs(root)
+        around(Step::SealFlush, || rustix::fs::syncfs(root))
             .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
         self.reconfigure(thin, Access::ReadOnly)
     }
@@ -277,7 +279,9 @@ impl Devices {
     /// Changes what the mounted filesystem admits. In between it counts as writable.
     fn reconfigure(&self, thin: ThinId, access: Access) -> Result<()> {
         let Some(mount) = self.begin_reconfigure(thin, access)? else { return Ok(()) };
-        match reconfigure(&mount, access == Access::ReadOnly, &[]) {
+        let read_only = access == Access::ReadOnly;
+        let change = || reconfigure(&mount, read_only, &[]);
+        match if read_only { around(Step::SealReadOnly, change) } else { change() } {
             Err(e) if e.errno() == Some(Errno::BUSY) => {
                 return Err(DeviceError::Busy("a file is open for writing".to_owned()));
             }
@@ -333,7 +337,7 @@ impl Devices {
 
     fn close_within(&self, thin: ThinId, mut active: Active, patience: Duration) -> Result<()> {
         let name = self.identity.thin_name(thin);
-        drop(active.mount.take());
+        around(Step::Unmount, || drop(active.mount.take()));
         let removed = remove_when_closed(&self.dm, &name, patience);
         if matches!(removed, Ok(true)) {
             self.nodes.forget(active.number);

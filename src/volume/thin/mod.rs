@@ -12,6 +12,8 @@
 //! keeper     watches how full the pool is, and lets it grow
 //! ledger     thin ids, and the witness that pool and store belong together
 //! create     a thin device for a volume
+//! provision  records and the pool together: all about thin ids that needs no active device
+//! faulty     thin ids that are set aside: listed, and tried again on request
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
 //! discard    space of removed volumes, back to the machine
@@ -36,17 +38,18 @@ mod devices;
 mod discard;
 mod error;
 mod ext4;
+mod faulty;
 mod files;
 mod identity;
 mod keeper;
 mod ledger;
 mod probe;
+mod provision;
 mod reconcile;
 mod template;
 mod turns;
 mod usage;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -60,13 +63,13 @@ pub use error::Refusal;
 pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
-use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result};
+use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result, Retried};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
-use crate::types::{Template, Usage, Volume, VolumeId};
+use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
 use discard::Untouched;
@@ -74,6 +77,7 @@ use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
 use keeper::Keeper;
 use ledger::Book;
+use provision::Provision;
 use reconcile::thin_id;
 use template::Recipe;
 use usage::Meter;
@@ -126,7 +130,7 @@ impl ThinBackend {
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
-        let opened = Book::open(ledger, &pool, identity.0, &count)
+        let opened = Book::open(ledger, &pool, identity.0, &count, config.force_adopt)
             .and_then(|book| Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?)));
         let (book, keeper) = match opened {
             Ok(opened) => opened,
@@ -161,6 +165,11 @@ impl ThinBackend {
 
     fn existing(&self) -> Result<Vec<ThinId>> {
         Ok(usage::list(&self.pool, &self.nodes)?.into_iter().map(|thin| thin.id).collect())
+    }
+
+    /// Runs what needs records and the pool, but no active device.
+    fn provision<T>(&self, work: impl FnOnce(Provision<'_>) -> T) -> T {
+        work(Provision { pool: &self.pool, book: &self.book, existing: &|| self.existing() })
     }
 
     /// What a volume's usage is measured against: its origin, or the template of its size.
@@ -200,11 +209,6 @@ impl ThinBackend {
         if let Ok(used) = devices::used_inodes(&mounted.root) {
             self.meter.saw_inodes(thin, used);
         }
-    }
-
-    fn compare(&self, known: &[Volume]) -> Result<reconcile::Findings> {
-        let existing: BTreeSet<_> = self.existing()?.into_iter().collect();
-        reconcile::compare(known, &self.book.record(), &existing)
     }
 }
 
@@ -279,16 +283,7 @@ impl Backend for ThinBackend {
             .devices
             .deactivate_then(thin, || self.pool.delete(thin))
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
-        match deleted {
-            Err(e) if e.missing() => {}
-            Err(e) if e.busy() => {
-                return Err(Error::Busy(
-                    volume.id,
-                    "its thin device is active elsewhere".to_owned(),
-                ));
-            }
-            other => other.map_err(|e| pool_error(format!("deleting volume {}", volume.id), e))?,
-        }
+        provision::deleted(volume.id, deleted)?;
         self.meter.forget(thin);
         Ok(())
     }
@@ -333,34 +328,11 @@ impl Backend for ThinBackend {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        let findings = self.compare(known)?;
-        findings.refuse_foreign(self.pool.name())?;
-        for volume in known {
-            self.book.keep_out(thin_id(volume)?);
-        }
-        let mut reaped = 0;
-        for &thin in &findings.unnamed {
-            match self.pool.delete(thin) {
-                Ok(()) => reaped += 1,
-                Err(error) => {
-                    tracing::warn!(%thin, %error, "a thin device that belongs to no volume could not be deleted")
-                }
-            }
-        }
-        if !findings.lost_templates.is_empty() {
-            tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
-            let gone =
-                |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
-            self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
-        }
-        Ok(Reconciled {
-            lost: findings.lost.into_iter().map(|(volume, _)| volume).collect(),
-            reaped,
-        })
+        self.provision(|provision| provision.reconcile(known))
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
-        let mut lines = self.compare(known)?.lines();
+        let mut lines = self.provision(|provision| provision.compare(known))?.lines();
         let status = self.status()?;
         if status.mode != PoolMode::ReadWrite || status.needs_check {
             lines.push(format!("the pool {} is {}", self.pool.name(), status.condition()));
@@ -370,6 +342,14 @@ impl Backend for ThinBackend {
 
     fn describe(&self) -> Vec<(String, String)> {
         self.lines()
+    }
+
+    fn faulty(&self) -> Vec<FaultyId> {
+        self.book.record().faulty
+    }
+
+    fn retry_faulty(&self, ids: &[u32]) -> Result<Vec<Retried>> {
+        self.try_again(ids)
     }
 
     fn stop(&self) -> Result<()> {
