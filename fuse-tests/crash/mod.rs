@@ -4,7 +4,9 @@
 //! which states its key may be in if the daemon dies now, after the answer which state it is in. After each kill
 //! the daemon is started again and every key is compared with what was written down.
 
+mod adopt;
 mod book;
+mod points;
 mod power;
 
 use std::collections::BTreeMap;
