@@ -22,7 +22,7 @@ use book::{Book, Known, State};
 
 /// Many in CI on native, fewer in the slow guest. `THINFS_TEST_KILLS` changes it.
 fn kills() -> usize {
-    let default = if is_thin() { 20 } else { 200 };
+    let default = if is_thin() { 100 } else { 200 };
     std::env::var("THINFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 

@@ -56,6 +56,12 @@ impl Machine {
         self.left.store(half_steps.map_or(i64::MAX, i64::from), SeqCst);
     }
 
+    /// The same, unless it is dead already: then nothing changes, and this is false.
+    pub(crate) fn doom(&self, half_steps: u16) -> bool {
+        let later = |left| (left > 0).then_some(i64::from(half_steps));
+        self.left.fetch_update(SeqCst, SeqCst, later).is_ok()
+    }
+
     /// One step more.
     pub(crate) fn step(&self) -> Fate {
         match self.left.fetch_sub(2, SeqCst) {

@@ -157,7 +157,11 @@ impl World {
     pub(super) fn run(&mut self, op: Op) {
         match op {
             Op::Doom { half_steps, power } => {
-                self.machine.arm(Some(half_steps));
+                if !self.machine.doom(half_steps) {
+                    // A reaper thread has died of an earlier one.
+                    self.crash(self.power, None, None);
+                    self.machine.arm(Some(half_steps));
+                }
                 self.power = power;
             }
             Op::Restart { power, doom } => self.crash(power, doom, None),
