@@ -88,7 +88,8 @@ fn help_completions_and_man_pages_are_there() {
     let help = run(THINFS, ["--help"]).ok();
     for command in [
         "serve", "prepare", "view", "commit", "rm", "ls", "tree", "info", "usage", "mounts",
-        "diff", "label", "gc", "status", "check",
+        "diff", "label", "lease", "namespace", "gc", "status", "check", "events", "backup",
+        "restore",
     ] {
         assert!(help.contains(command), "{command} in --help");
         assert!(run(THINFS, [command, "--help"]).ok().len() > 100, "{command} --help");

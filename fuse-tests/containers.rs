@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use crate::harness::containerd::{Containerd, Listed, THINFS, as_containerd_sees, snapshots_on};
 use crate::harness::golang::awkward_image;
-use crate::harness::{Daemon, eventually, is_thin, run, tree};
+use crate::harness::{Daemon, Options, eventually, is_thin, run, sh, tree};
 
 /// The image's name, as fuse-tests/containerd/image writes it.
 pub const IMAGE: &str = "thinfs.test/awkward:1";
 /// How many layers it has.
 pub const LAYERS: usize = 10;
 const COMMITTED: &str = "thinfs.test/committed:1";
-const OVERLAYFS: &str = "overlayfs";
+pub const OVERLAYFS: &str = "overlayfs";
 
 #[test]
 fn a_container_lives_on_thinfs_from_import_to_collection() {
@@ -72,6 +72,29 @@ fn many_containers_start_at_once_from_one_image() {
     d.finish();
 }
 
+/// The same with block devices in place of directories, as Kata and Firecracker need them: unpacking, running,
+/// committing.
+#[test]
+fn in_guest_a_container_lives_on_block_devices() {
+    assert!(is_thin(), "block devices are dm-thin's: run this in the guest (scripts/test guest)");
+    let flags = ["--mount-form", "block"].map(str::to_owned).to_vec();
+    let d = Daemon::start_with(Options { flags, ..Options::default() });
+    let c = Containerd::start(Some(&d.socket()));
+    c.import(THINFS, &awkward_image(0));
+    c.run(THINFS, IMAGE, "c1", &["--detach"], &["sleep", "1000"]).ok();
+    let root = c.exec("c1", "0", &["cat", "/proc/mounts"]).ok();
+    let root = root.lines().find(|l| l.split(' ').nth(1) == Some("/")).expect("a root").to_owned();
+    assert!(root.starts_with("/dev/mapper/thinfs-") && root.contains(" ext4 rw"), "{root}");
+    c.exec("c1", "0", &["sh", "-euc", CHANGES]).ok();
+    // containerd mounts what it commits read-only, which the kernel refuses for a device that is mounted for writing.
+    c.stop_task("c1");
+    assert_commit_keeps_everything(&c);
+    c.remove_everything();
+    assert_nothing_kept(&c, &d);
+    c.finish();
+    d.finish();
+}
+
 /// Removing an image while containers run from it, and one container of several: only what nothing needs goes away.
 #[test]
 fn containerds_collector_removes_what_is_unused_and_nothing_else() {
@@ -98,6 +121,51 @@ fn containerds_collector_removes_what_is_unused_and_nothing_else() {
     c.remove_everything();
     assert_nothing_kept(&c, &d);
     d.cli(&["info", "mine"]).ok();
+    c.finish();
+    d.finish();
+}
+
+/// The indented lines of the README's containerd part, as they stand: `ctr` is a script that adds what keeps the test
+/// to itself.
+#[test]
+fn the_commands_of_the_readme_run() {
+    let readme = include_str!("../README.md");
+    let part = readme.split("\n## containerd\n").nth(1).expect("a part on containerd");
+    let part = part.split("\n## ").next().expect("its text");
+    let lines: Vec<&str> = part.lines().filter_map(|l| l.strip_prefix("    ")).collect();
+    assert!(
+        lines.len() >= 9 && lines.iter().all(|l| l.starts_with("ctr ") || l.starts_with("thinfs "))
+    );
+
+    let d = Daemon::start();
+    let c = Containerd::start(Some(&d.socket()));
+    let bin = c.dir().join("bin");
+    c.write_ctr(&bin);
+    std::os::unix::fs::symlink(awkward_image(0), c.dir().join("image.tar")).unwrap();
+    let binaries = Path::new(env!("CARGO_BIN_EXE_thinfs")).parent().unwrap();
+    for line in lines {
+        let script = format!(
+            "cd '{}'; export PATH='{}':'{}':$PATH THINFS_SOCKET='{}'; {}",
+            c.dir().display(),
+            bin.display(),
+            binaries.display(),
+            d.socket().display(),
+            line.replace("IMAGE", IMAGE)
+        );
+        let output = sh(&script);
+        assert_eq!(output.code, Some(0), "$ {line}\n{}{}", output.stdout, output.stderr);
+        if line.contains(" cat ") {
+            assert_eq!(output.stdout, "awkward\n");
+        }
+        if line.starts_with("thinfs ") {
+            assert!(output.stdout.contains("/web"), "{}", output.stdout);
+        }
+        if line.contains(" kill ") {
+            c.wait_stopped("web");
+        }
+    }
+    c.remove_everything();
+    assert_nothing_kept(&c, &d);
     c.finish();
     d.finish();
 }
@@ -240,7 +308,7 @@ fn assert_commit_keeps_everything(c: &Containerd) {
 }
 
 /// A tree but for link counts, which overlayfs makes up; which names are one file is compared all the same.
-fn exact(root: &Path) -> BTreeMap<String, String> {
+pub fn exact(root: &Path) -> BTreeMap<String, String> {
     tree::listing(root).into_iter().map(|(path, line)| (path, without(&line, "nlink="))).collect()
 }
 
@@ -275,7 +343,7 @@ fn without_nanoseconds(line: &str) -> String {
 
 /// Panics with the first differences.
 #[track_caller]
-fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
+pub fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> =
         paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();

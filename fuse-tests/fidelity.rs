@@ -113,3 +113,30 @@ fn a_mutable_copy_and_its_source_differ_only_where_written() {
     }
     d.finish();
 }
+
+/// With O_RDONLY|O_TRUNC the kernel asks the filesystem to truncate first and finds out afterwards that the file is being
+/// executed: the program died of SIGBUS, and whoever asked got either answer. Found by pjdfstest (`open::etxtbsy`).
+#[test]
+fn a_running_program_cannot_be_truncated_by_an_open_for_reading() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let d = Daemon::start();
+    d.cli(&["prepare", "x"]).ok();
+    let path = d.active("x").join("sleep");
+    std::fs::copy("/bin/busybox", &path).unwrap();
+    let length = path.metadata().unwrap().len();
+    let truncate = || {
+        let flags = (rustix::fs::OFlags::TRUNC | rustix::fs::OFlags::RDONLY).bits() as i32;
+        std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&path)
+    };
+    // Busybox goes by the name that it is called by.
+    let mut running = std::process::Command::new(&path).arg("1000").spawn().unwrap();
+    let refused = crate::harness::errno(truncate());
+    assert_eq!(refused, rustix::io::Errno::TXTBSY.raw_os_error());
+    assert_eq!(path.metadata().unwrap().len(), length);
+    assert!(running.try_wait().unwrap().is_none(), "it goes on");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    crate::harness::eventually("it can be truncated once it has ended", || truncate().is_ok());
+    assert_eq!(path.metadata().unwrap().len(), 0);
+    d.finish();
+}

@@ -11,21 +11,30 @@ const MODULES: &[(&str, &[&str])] = &[
     ("thin", &["crashpoint", "sys"]),
     ("volume", &["crashpoint", "types", "sys", "tree", "thin"]),
     ("meta", &["crashpoint", "types"]),
+    ("events", &["types", "meta"]),
     ("snapshot", &["crashpoint", "types", "meta", "volume"]),
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
-    ("grpc", &["types", "tree", "volume", "snapshot", "fs"]),
+    ("gc", &["crashpoint", "types", "meta", "snapshot"]),
+    ("layer_store", &["crashpoint", "types", "tree", "meta", "snapshot", "layer"]),
+    (
+        "grpc",
+        &["types", "sys", "tree", "volume", "events", "snapshot", "fs", "gc", "layer", "layer_store"],
+    ),
     ("config", &["types"]),
     (
         "daemon",
-        &["crashpoint", "types", "config", "meta", "volume", "snapshot", "fs", "fuse", "grpc"],
+        &[
+            "crashpoint", "types", "sys", "config", "meta", "volume", "snapshot", "fs", "fuse", "gc",
+            "layer_store", "grpc",
+        ],
     ),
-    ("cli", &["types", "config", "daemon", "grpc"]),
+    ("cli", &["types", "config", "daemon", "gc", "grpc"]),
 ];
 
 const CRATES: &[(&str, &[&str])] = &[
-    ("fuser", &["fuse"]),
+    ("zerocopy", &["fuse"]),
     ("rocksdb", &["meta"]),
     ("devicemapper", &["sys", "thin"]),
     ("tonic", &["grpc", "cli"]),
@@ -154,7 +163,7 @@ const STEPS: &[(&str, &[&str])] = &[
     ),
     ("thin", &["direct::write("]),
     ("volume", &["LoopDevice::attach(", ".refresh_capacity(", ".detach(DETACH_PATIENCE)"]),
-    ("volume", &["mount_detached(", "ext4::resize(", "discard_all(path)", "command.output()"]),
+    ("volume", &["mount_detached(", "filesystem::grow_ext4(", "filesystem::grow_xfs(", "discard_all(path)", "command.output()"]),
     ("volume", &["self.layout.make(", "self.layout.publish(", "self.layout.trash(", "tree::copy("]),
 ];
 
@@ -178,19 +187,31 @@ fn every_call_that_outlives_the_process_is_a_step_with_crash_points() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Batches without a step of their own.
+const WITHOUT_A_STEP: &[&str] = &[
+    "src/meta/verify/", // mends: `Store::mend` appends them to its own batch, which is a step
+    "src/meta/salvage.rs", // an offline tool: it writes a new store, which a rename puts in place
+    "src/meta/backup.rs", // the same
+    "src/meta/open.rs", // the log is damaged: no command brings a daemon there
+    "src/meta/tail.rs", // an event without a change, for layers that have no batch
+    "src/meta/layers.rs", // `damage_layer`, for tests
+];
+
 /// A batch that says what it is for has a crash point before and after its write.
 #[test]
 fn every_batch_of_the_store_says_which_step_it_is() {
     let unnamed: Vec<_> = lines()
         .into_iter()
         .filter(|line| line.code.contains(" Batch::default()"))
+        .filter(|line| !WITHOUT_A_STEP.iter().any(|exempt| line.place.starts_with(exempt)))
         .map(|line| line.place)
         .collect();
     assert!(unnamed.is_empty(), "use Batch::of(Step::…): {unnamed:#?}");
     let writes: Vec<_> =
         lines().into_iter().filter(|line| line.code.contains(".write_opt(")).collect();
     for write in &writes {
-        let known = ["src/meta/write.rs", "src/meta/migrations.rs"];
+        // The committer's is called by `Store::write`, inside of its points.
+        let known = ["src/meta/committer.rs", "src/meta/migrations.rs", "src/meta/open.rs"];
         assert!(known.iter().any(|file| write.place.starts_with(file)), "{}", write.place);
     }
     assert!(!writes.is_empty());

@@ -6,11 +6,15 @@
 
 mod harness;
 
+mod block;
 mod cli;
 mod conformance;
 mod containers;
 mod crash;
 mod fidelity;
+mod gc;
+mod layer_store;
+mod kubernetes;
 mod layers;
 mod lifecycle;
 mod model;
@@ -18,4 +22,9 @@ mod readme;
 mod restart;
 mod scale;
 mod snapshots;
+mod space;
+mod store;
+mod survival;
+mod suites;
 mod systemd;
+mod wire;

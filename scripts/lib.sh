@@ -12,7 +12,10 @@ GUEST_PACKAGES=(user-mode-linux busybox-static e2fsprogs util-linux patchelf)
 TEST_PACKAGES=("${RUN_PACKAGES[@]}" "${GUEST_PACKAGES[@]}"
     acl attr rsync git golang-go golang-github-containerd-containerd-dev
     containerd runc systemd
-    python3 libarchive-tools zstd xfsprogs libcap2-bin cpio)
+    python3 python3-yaml python3-venv libarchive-tools zstd xfsprogs libcap2-bin cpio
+    make stress-ng bindfs)
+# Suites written by others, as crates.io has them: NAME@VERSION, each a program of that name.
+TEST_TOOLS=(pjdfstest@0.2.2 fsx@0.3.2)
 
 # Everything the scripts say goes to stderr: stdout belongs to the command they run.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -47,8 +50,37 @@ need_packages() {
         die "could not install ${missing[*]}"
 }
 
+# need_tools NAME@VERSION... installs programs from crates.io below the cache directory, each once.
+need_tools() {
+    local tool root
+    root=$(cache_dir)/tools
+    for tool; do
+        ! grep -qsF "\"${tool/@/ } " "$root/.crates.toml" || continue
+        say "installing $tool"
+        # A build directory of its own: RUSTFLAGS and the profile are not the project's.
+        env -u RUSTFLAGS CARGO_TARGET_DIR="$root/build" cargo install --quiet --locked --root "$root" "$tool" ||
+            die "could not install $tool with cargo"
+    done
+    rm -rf "$root/build"
+}
+
 # Everything we leave on a machine outside the clone is below this one directory.
 cache_dir() { printf '%s\n' "${XDG_CACHE_HOME:-$HOME/.cache}/thinfs"; }
+
+# Kubernetes's schema with a program that checks files against it; Debian has none. For the tests of scripts/kubernetes.
+KUBERNETES_VALIDATE=kubernetes-validate==1.34.1
+schema_checker() {
+    local dir
+    dir=$(cache_dir)/$KUBERNETES_VALIDATE
+    if [[ ! -e $dir/complete && -z ${THINFS_NO_INSTALL:-} ]]; then
+        say "installing $KUBERNETES_VALIDATE"
+        /usr/bin/python3 -m venv --clear "$dir" >&2 &&
+            "$dir/bin/pip" install --quiet --disable-pip-version-check "$KUBERNETES_VALIDATE" >&2 &&
+            touch "$dir/complete" || die "could not install $KUBERNETES_VALIDATE with pip"
+    fi
+    # Without it the tests look for the program on the path.
+    [[ ! -e $dir/complete ]] || export THINFS_KUBERNETES_VALIDATE=$dir/bin/kubernetes-validate
+}
 
 # One target directory for all clones, outside them: a fresh clone starts with a warm build.
 target_dir() {

@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{InvalidName, Namespace};
+use crate::types::{InvalidName, LAYERS, MountForm, Namespace};
 
 mod bytes;
+mod gc;
+mod time;
 
 pub use bytes::Bytes;
+pub use gc::{Collecting, Fraction};
+pub use time::Span;
 
 /// The heading of the flags that every subcommand takes.
 pub(crate) const GLOBAL: &str = "Global options";
@@ -82,6 +86,9 @@ pub enum Error {
     /// No volume could ever stay activated.
     #[error("max-active must be at least 1")]
     NoActive,
+    /// The layer store's snapshots would be offered to containerd's garbage collector.
+    #[error("the containerd namespace must not be {LAYERS:?}, which is the layer store's")]
+    LayersNamespace,
     /// Settings that exclude each other, or need each other.
     #[error("{0}")]
     Conflict(&'static str),
@@ -109,6 +116,29 @@ impl fmt::Display for BackendChoice {
             Self::Auto => "auto",
             Self::Thin => "thin",
             Self::Native => "native",
+        })
+    }
+}
+
+/// The filesystem in a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    /// The default.
+    #[default]
+    Ext4,
+    /// Needs volumes of 300M or more, and maps 65M of each before anything is written.
+    Xfs,
+    /// Without a journal.
+    Ext2,
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Ext2 => "ext2",
         })
     }
 }
@@ -182,12 +212,34 @@ pub struct Settings {
     /// Size of an empty snapshot's filesystem on a thin device [default: 10G]
     #[arg(long, value_name = "SIZE", env = "THINFS_VOLUME_SIZE", hide_env_values = true)]
     volume_size: Option<Bytes>,
+    /// Filesystem of an empty snapshot on a thin device [default: ext4]
+    #[arg(long, value_enum, env = "THINFS_FS_TYPE", hide_env_values = true)]
+    fs_type: Option<FsType>,
+    /// More options for that filesystem's mkfs, as one word with spaces; they win over thinfs's own
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        env = "THINFS_FS_OPTIONS",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
+    fs_options: Option<String>,
+    /// Whether a commit hands back what was removed in the snapshot, where that is worth it [default: true]
+    #[arg(long, value_name = "BOOL", env = "THINFS_TRIM_ON_COMMIT", hide_env_values = true)]
+    trim_on_commit: Option<bool>,
     /// How many volumes stay activated while nobody uses them [default: 128]
     #[arg(long, value_name = "N", env = "THINFS_MAX_ACTIVE", hide_env_values = true)]
     max_active: Option<usize>,
     /// The thinfs namespace that containerd's snapshots live in [default: containerd]
     #[arg(long, value_name = "NAME", env = "THINFS_CONTAINERD_NAMESPACE", hide_env_values = true)]
     containerd_namespace: Option<String>,
+    #[command(flatten)]
+    #[serde(default)]
+    gc: gc::Settings,
+    /// How snapshots are mounted whose labels don't say: bind, their directory; block, their block
+    /// device, which needs the thin backend [default: bind]
+    #[arg(long, value_name = "FORM", env = "THINFS_MOUNT_FORM", hide_env_values = true)]
+    mount_form: Option<MountForm>,
     /// How log lines look; RUST_LOG chooses which [default: text]
     #[arg(long, value_enum, env = "THINFS_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
@@ -235,8 +287,13 @@ impl Settings {
             pool: self.pool.or(below.pool),
             force_adopt: self.force_adopt || below.force_adopt,
             volume_size: self.volume_size.or(below.volume_size),
+            fs_type: self.fs_type.or(below.fs_type),
+            fs_options: self.fs_options.or(below.fs_options),
+            trim_on_commit: self.trim_on_commit.or(below.trim_on_commit),
             max_active: self.max_active.or(below.max_active),
             containerd_namespace: self.containerd_namespace.or(below.containerd_namespace),
+            gc: self.gc.over(below.gc),
+            mount_form: self.mount_form.or(below.mount_form),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -287,10 +344,20 @@ pub struct Config {
     pub force_adopt: bool,
     /// Bytes of an empty snapshot's filesystem on a thin device.
     pub volume_size: u64,
+    /// The filesystem of an empty snapshot on a thin device.
+    pub fs_type: FsType,
+    /// More words for its mkfs.
+    pub fs_options: Vec<String>,
+    /// Whether a commit discards what was removed.
+    pub trim_on_commit: bool,
     /// How many volumes stay activated while nobody uses them.
     pub max_active: usize,
     /// Where containerd's snapshots live.
     pub containerd_namespace: Namespace,
+    /// When the collector runs.
+    pub gc: Collecting,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -316,11 +383,31 @@ impl TryFrom<Settings> for Config {
             pool: pool_source(backend, &settings)?,
             force_adopt: settings.force_adopt,
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
+            fs_type: settings.fs_type.unwrap_or_default(),
+            fs_options: words(settings.fs_options.as_deref()),
+            trim_on_commit: settings.trim_on_commit.unwrap_or(true),
             max_active,
-            containerd_namespace: Namespace::new(containerd)?,
+            gc: settings.gc.clone().into(),
+            containerd_namespace: not_layers(Namespace::new(containerd)?)?,
+            mount_form: mount_form(backend, &settings)?,
             log_format: settings.log_format.unwrap_or_default(),
             root,
         })
+    }
+}
+
+/// containerd's collector removes what it finds in its namespace and doesn't know.
+fn not_layers(namespace: Namespace) -> Result<Namespace, Error> {
+    if namespace.as_str() == LAYERS { Err(Error::LayersNamespace) } else { Ok(namespace) }
+}
+
+/// Plain directories have no block devices.
+fn mount_form(backend: BackendChoice, settings: &Settings) -> Result<MountForm, Error> {
+    match (backend, settings.mount_form.unwrap_or_default()) {
+        (BackendChoice::Native, MountForm::Block) => Err(Error::Conflict(
+            "mount-form block needs the thin backend, but the backend is native",
+        )),
+        (_, form) => Ok(form),
     }
 }
 
@@ -357,6 +444,10 @@ fn pool_source(backend: BackendChoice, settings: &Settings) -> Result<PoolSource
             "pool-size and pool-max-size are for a pool that thinfs makes in files: a device has its size",
         )),
     }
+}
+
+fn words(text: Option<&str>) -> Vec<String> {
+    text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 fn at_least(setting: &'static str, least: Bytes, given: Bytes) -> Result<u64, Error> {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Ended(code)) => ExitCode::from(code),
         Err(error) => {
             eprintln!("{}", error.report());
             ExitCode::from(error.exit_code() as u8)

@@ -15,9 +15,11 @@ pub fn run() {
     let mut command = Command::new(program(Program::Bench));
     command.args(["-backend", backend, "-against", against, "-work", &work]);
     command.args(["-thinfs", env!("CARGO_BIN_EXE_thinfs")]);
-    if let Ok(rounds) = std::env::var("THINFS_BENCH_ROUNDS") {
-        command.args(["-rounds", &rounds]);
-    }
+    let rounds = std::env::var("THINFS_BENCH_ROUNDS");
+    match std::env::var("THINFS_BENCH_CALLS") {
+        Ok(calls) => command.args(["-calls", &calls, "-against", "devmapper"]),
+        Err(_) => command.args(rounds.iter().flat_map(|rounds| ["-rounds", rounds])),
+    };
     let status = command.status().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     assert!(status.success(), "the benchmark ended with {status}");
 }

@@ -11,6 +11,7 @@ use thinfs::crashpoint::{Step, names};
 
 use super::book::{Book, State};
 use super::{Worker, content_of, file_of, prune, settle};
+use crate::harness::proc::run;
 use crate::harness::{Client, Daemon, Options, is_thin};
 
 /// Long enough for the guest on a busy machine.
@@ -34,6 +35,10 @@ enum Way {
     Grow,
     /// A start that finds a volume gone.
     Lose,
+    /// A start on volumes that a new store doesn't know.
+    Keep,
+    /// A command, once [`set_the_stage`] has run others.
+    Command,
 }
 
 /// How to get there on native and on thin; `None`: the backend has no such step.
@@ -48,6 +53,9 @@ fn ways(step: Step) -> (Option<Way>, Option<Way>) {
         NativeMake | NativeCopy | NativePublish | NativeSync | NativeFlush | NativeTrash
         | NativeRemove => native(Way::Work),
         StoreLost => native(Way::Lose),
+        StoreKeep => native(Way::Keep),
+        StoreLease | StoreNamespace | StoreCollect | StoreLayer | StoreRepair => both(Way::Command),
+        StoreResize => thin(Way::Command),
         Identity | PoolFile | LoopAttach | LedgerAdopt | DmCreate | DmLoad | DmResume => {
             thin(Way::First)
         }
@@ -68,11 +76,17 @@ fn way(step: Step) -> Option<Way> {
 
 /// The points of all steps that get there in this way: by steps, before and after.
 fn points(wanted: Way) -> Vec<String> {
+    steps(wanted).into_iter().flat_map(points_of).collect()
+}
+
+fn steps(wanted: Way) -> Vec<Step> {
+    Step::ALL.iter().copied().filter(|step| way(*step) == Some(wanted)).collect()
+}
+
+fn points_of(step: Step) -> Vec<String> {
     let only = std::env::var("THINFS_TEST_POINT").ok();
-    let reached = Step::ALL.iter().filter(|step| way(**step) == Some(wanted));
-    let points =
-        reached.flat_map(|step| ["before", "after"].map(|s| format!("{}.{s}", step.name())));
-    points.filter(|point| only.as_ref().is_none_or(|only| point.contains(only))).collect()
+    let points = ["before", "after"].map(|side| format!("{}.{side}", step.name()));
+    points.into_iter().filter(|p| only.as_ref().is_none_or(|only| p.contains(only))).collect()
 }
 
 #[test]
@@ -133,6 +147,89 @@ fn a_kill_while_a_volume_is_being_marked_as_lost_leaves_it_lost_until_it_is_back
         d.restart();
         assert_eq!(Client::connect(&d.socket()).check(), [""; 0], "{point}");
         d.finish();
+    }
+}
+
+#[test]
+fn a_kill_while_unknown_volumes_are_noted_leaves_them_to_be_kept() {
+    for point in points(Way::Keep) {
+        let mut d = Daemon::start();
+        d.cli(&["prepare", "unknown"]).ok();
+        assert_eq!(d.stop(), Some(0));
+        let aside = d.root().join("aside");
+        fs::rename(d.root().join("meta"), &aside).unwrap();
+        assert!(!d.start_armed(&point), "{point} was not reached");
+        d.restart();
+        let volumes = fs::read_dir(d.root().join("native/volumes")).unwrap();
+        assert_eq!(volumes.count(), 1, "{point}: it is kept");
+        assert_eq!(d.cli(&["check"]).code, Some(8), "{point}: it is told");
+        d.cli(&["check", "--repair"]).ok();
+        d.cli(&["check"]).ok();
+        d.finish();
+    }
+}
+
+#[test]
+fn a_kill_at_any_point_of_a_command_leaves_it_done_or_to_be_done_again() {
+    let points = steps(Way::Command).into_iter().flat_map(|step| {
+        points_of(step).into_iter().map(move |point| (step, point))
+    });
+    for (step, point) in points {
+        let mut d = Daemon::start();
+        let command = set_the_stage(step, &mut d);
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        d.kill();
+        assert!(d.start_armed(&point), "{point} was reached too early");
+        let answer = d.cli(&command);
+        assert_ne!(answer.code, Some(0), "{point}: {answer:?}");
+        d.wait_for_its_point(&point, PATIENCE);
+        d.restart();
+        let again = d.cli(&command);
+        let (done, gone, there) = (Some(0), Some(3), Some(4));
+        assert!([done, gone, there].contains(&again.code), "{point}: {again:?}");
+        d.cli(&["gc", "--wait"]).ok();
+        d.cli(&["check"]).ok();
+        let left = d.json_lines(&["ls"]);
+        assert_eq!(left.len(), usize::from(step == Step::StoreResize), "{point}: {left:?}");
+        d.finish();
+    }
+}
+
+/// What must be there before; gives the command that comes to the step.
+fn set_the_stage(step: Step, d: &mut Daemon) -> Vec<String> {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    match step {
+        Step::StoreLease => words(&["lease", "create", "--id", "l"]),
+        Step::StoreNamespace => words(&["namespace", "create", "n"]),
+        Step::StoreCollect => {
+            d.cli(&["lease", "create", "--id", "l"]).ok();
+            d.cli(&["prepare", "loose", "--lease", "l"]).ok();
+            words(&["lease", "rm", "--wait", "l"])
+        }
+        Step::StoreResize => {
+            d.cli(&["prepare", "web", "--size", "64M"]).ok();
+            words(&["resize", "web", "256M"])
+        }
+        Step::StoreLayer => {
+            let (tree, tar) = (d.root().join("tree"), d.root().join("layer.tar"));
+            fs::create_dir(&tree).unwrap();
+            fs::write(tree.join("file"), "content").unwrap();
+            let (tree, tar) = (tree.to_str().unwrap(), tar.to_str().unwrap());
+            run("tar", ["-C", tree, "-cf", tar, "."]).ok();
+            d.cli(&["layer", "import", tar]).ok();
+            words(&["layer", "import", tar])
+        }
+        Step::StoreRepair => {
+            let (root, backup) = (d.root().to_owned(), d.root().join("backup"));
+            let (root, backup) = (root.to_str().unwrap(), backup.to_str().unwrap());
+            d.cli(&["backup", backup]).ok();
+            d.cli(&["prepare", "later"]).ok();
+            assert_eq!(d.stop(), Some(0));
+            run(env!("CARGO_BIN_EXE_thinfs"), ["--root", root, "restore", backup]).ok();
+            d.restart();
+            words(&["check", "--repair"])
+        }
+        other => unreachable!("no command for {other:?}"),
     }
 }
 

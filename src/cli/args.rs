@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::gc_args::{GcArgs, Lease, LeaseArgs, NamespaceArgs};
+use super::layer_args::{ImageArgs, LayerArgs, RwArgs};
 use crate::config::{GLOBAL, Place, Settings};
 use crate::types::Namespace;
 
@@ -36,15 +38,28 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
                        usage {size, inodes}, path
   prepare, view, commit, info, label   the same, one object
   tree                 the same with depth; parents come before their children
-  usage                a line each: key, size, inodes
+  usage                a line each: key, size, inodes, exclusive, shared
+  resize               the snapshot
+  trim                 a line each: key, bytes
   diff                 a line each: change (added, modified, deleted), path; path_hex if the path
                        is not UTF-8
   mounts               a line each: type, source, options
-  gc                   destroyed, waiting, failed
-  check                sound, problems
+  check                sound, problems, findings and mended [{object, problem, remedy, mendable}]
   faulty               a line each: thin_id, why; with --retry also gone
+  events               a line each: sequence, at, topic, namespace, key, details; or gone {from, to}
+  gc                   destroyed, waiting, failed, collected [{namespace, kind, id, why}],
+                       stayed [the same], expired, mark_us, sweep_us
+  lease ls, lease info, lease create   namespace, id, labels, created, expires,
+                       resources [{kind, id}]
+  namespace ls         name, labels, created
+  layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
-                       details, capacity, namespaces, pending, volumes, faulty, reaper
+                       details, capacity {total, used, block_size, metadata_total, metadata_used, most,
+                       rate, full_in}, namespaces, pending, volumes, gc, activity,
+                       faulty [{thin_id, why}], reaper [{volume, tries, state, reason}]
+  status --fuse        requests (a count for each kind), synchronous (that somebody waited for),
+                       waited (in the threads for what may take long), passthrough (opens of files
+                       whose content goes past the daemon)
 
 ";
 
@@ -89,19 +104,21 @@ pub(super) enum Command {
     Info(KeyArgs),
     Usage(UsageArgs),
     Mounts(MountsArgs),
+    Resize(ResizeArgs),
+    Trim(TrimArgs),
     Diff(DiffArgs),
     Label(LabelArgs),
-    /// Reclaim now what removed snapshots left behind, and wait for it
-    ///
-    /// The daemon does this by itself in the background; gc is for scripts that measure the free
-    /// space afterwards.
-    Gc,
-    /// Show the daemon: backend, space, namespaces, activated volumes
-    Status,
-    /// Compare the store with what the backend really has
-    ///
-    /// Changes nothing. Prints a line for each disagreement and exits with code 8 if there is one.
-    Check,
+    Lease(LeaseArgs),
+    Namespace(NamespaceArgs),
+    Gc(GcArgs),
+    Layer(LayerArgs),
+    Image(ImageArgs),
+    Rw(RwArgs),
+    Status(StatusArgs),
+    Check(CheckArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
+    Events(EventsArgs),
     Faulty(FaultyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -137,9 +154,14 @@ pub(super) struct PrepareArgs {
     pub(super) parent: Option<String>,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
     /// Most that its filesystem can hold (thin backend), like 20G; a parent's size is the least
     #[arg(long, value_name = "SIZE")]
     pub(super) size: Option<crate::config::Bytes>,
+    /// Filesystem of an empty snapshot (thin backend): ext4, xfs or ext2; children have their parent's
+    #[arg(long, value_name = "NAME", conflicts_with = "parent")]
+    pub(super) fs_type: Option<crate::config::FsType>,
 }
 
 /// Make a read-only view of a committed snapshot and print its directory
@@ -153,6 +175,8 @@ pub(super) struct ViewArgs {
     pub(super) parent: Option<String>,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
 }
 
 /// Turn an active snapshot into a committed one and print its directory
@@ -168,6 +192,11 @@ pub(super) struct CommitArgs {
     pub(super) name: String,
     #[command(flatten)]
     pub(super) labels: Labels,
+    #[command(flatten)]
+    pub(super) lease: Lease,
+    /// Never collect it, whatever becomes of leases: sets the label containerd.io/gc.root
+    #[arg(long)]
+    pub(super) keep: bool,
     /// Committed snapshot to stand on, for one that was prepared without a parent
     #[arg(long, short, value_name = "NAME")]
     pub(super) parent: Option<String>,
@@ -208,6 +237,12 @@ pub(super) struct LsArgs {
     /// Measure active snapshots and views too
     #[arg(long, short)]
     pub(super) usage: bool,
+    /// List at most so many, in key order
+    #[arg(long, value_name = "COUNT")]
+    pub(super) limit: Option<std::num::NonZeroU32>,
+    /// List only keys greater than this one: the last of the page before
+    #[arg(long, value_name = "KEY")]
+    pub(super) after: Option<String>,
 }
 
 /// A kind, as a flag's value.
@@ -237,6 +272,9 @@ pub(super) struct KeyArgs {
 }
 
 /// Show what snapshots hold of their own, without their parents
+///
+/// SIZE and INODES are the difference to the parent. On the thin backend ALONE is what removing the snapshot would
+/// free now, SHARED what others (children, siblings) have, too; without keys the last line sums up the pool.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  thinfs usage\n  thinfs usage web scratch")]
 pub(super) struct UsageArgs {
@@ -251,6 +289,27 @@ pub(super) struct UsageArgs {
 pub(super) struct MountsArgs {
     /// Key
     pub(super) key: String,
+}
+
+/// Make an active snapshot's filesystem larger, while it is in use (thin backend)
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs resize web 40G")]
+pub(super) struct ResizeArgs {
+    /// Key
+    pub(super) key: String,
+    /// Its new size, like 40G; it can't shrink
+    pub(super) size: crate::config::Bytes,
+}
+
+/// Hand the free space inside active snapshots back to the pool and the disk below (thin backend)
+///
+/// A commit does this by itself where it gives something back (see `serve --trim-on-commit`).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs trim\n  thinfs trim web")]
+pub(super) struct TrimArgs {
+    /// Keys [default: all active snapshots]
+    #[arg(value_name = "KEY")]
+    pub(super) keys: Vec<String>,
 }
 
 /// List the paths that differ between two snapshots
@@ -304,6 +363,89 @@ pub(super) struct FaultyArgs {
     pub(super) ids: Vec<u32>,
 }
 
+/// Show the daemon: backend, space, namespaces, activated volumes
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  thinfs status\n  thinfs status --fuse")]
+pub(super) struct StatusArgs {
+    /// Show what the kernel has asked of the daemon since the mount, by kind of request
+    ///
+    /// What the kernel answers from its caches, or reads and writes by itself, is not in it.
+    #[arg(long)]
+    pub(super) fuse: bool,
+}
+
+/// Check that the store, its indexes and the volumes fit together
+///
+/// Prints each disagreement with what can be done about it, and exits with code 8 if there is one.
+/// Changes nothing, unless told to repair.
+///
+/// With --repair: index rows are made or dropped as the records want them; records that are lost or
+/// damaged are made again from the indexes; parents that don't exist are let go of; volumes that
+/// belong to no snapshot get one in the namespace lost-and-found; ids and usages are put right; and
+/// what no record names is destroyed, also what a restored backup or a damaged store had kept.
+/// Content that a record names is never destroyed.
+///
+/// With --offline, the daemon doesn't run: only the store is mended, and volumes are compared where
+/// they are plain directories. A store that doesn't open is replaced by what can be read of it and
+/// set aside.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thinfs check
+  thinfs check --repair
+  thinfs check --offline --repair")]
+pub(super) struct CheckArgs {
+    /// Mend what can be mended without loss
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Look at the root itself; the daemon must not run
+    #[arg(long)]
+    pub(super) offline: bool,
+}
+
+/// Copy the metadata store, as of now, into a new directory and print it
+///
+/// The daemon serves on meanwhile. The copy holds records, not the snapshots' files: back those up
+/// with the root's disk.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs backup /var/backups/thinfs-$(date +%F)")]
+pub(super) struct BackupArgs {
+    /// Directory to make
+    pub(super) dir: PathBuf,
+}
+
+/// Put a backup in the place of the metadata store; the daemon must not run
+///
+/// The replaced store is set aside, not removed. Snapshots made since the backup have no record any
+/// more: their volumes are kept, and `thinfs check` lists them, until `thinfs check --repair`
+/// destroys them. Snapshots removed since then are there again, without their files: they are shown
+/// as lost. An active snapshot that was committed since then is active again, with its files as
+/// they are now.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  thinfs restore /var/backups/thinfs-2026-11-25 && thinfs serve")]
+pub(super) struct RestoreArgs {
+    /// Directory that `thinfs backup` made
+    pub(super) dir: PathBuf,
+}
+
+/// Show what happens, as it happens: snapshots prepared, committed, removed, labelled, and more
+///
+/// Events of all namespaces are numbered one after the other, over restarts, and the newest 65,536
+/// are kept. Whoever remembers the last number can go on from there with --since; a reader that
+/// comes too late is told which events are gone. A change and its event become durable together.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thinfs events
+  thinfs events --since 0 --no-wait
+  thinfs events --json | jq -r 'select(.topic == \"/snapshot/commit\") | .details.name'")]
+pub(super) struct EventsArgs {
+    /// Start after the event with this number; 0: with the oldest kept [default: from now on]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) since: Option<u64>,
+    /// End after those that there are
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 #[command(
@@ -325,7 +467,7 @@ pub(super) struct ManArgs {
     pub(super) dir: Option<PathBuf>,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write a label as KEY=VALUE".to_owned()),

@@ -1,46 +1,38 @@
 //! Subcommands about the daemon as a whole.
 
+use super::args::StatusArgs;
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Result};
 use super::json;
 use super::output::{Out, age, number, size, text};
 use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
-pub(super) async fn gc(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let reply =
-        during(|| "reclaiming space".to_owned(), client.admin.gc(admin::GcRequest {})).await;
-    let reply = reply.asked(|| "reclaim space".to_owned())?.into_inner();
-    print_gc(&reply, out)?;
-    Ok(())
-}
-
-pub(super) fn print_gc(reply: &admin::GcReply, out: &mut Out) -> std::io::Result<()> {
-    let admin::GcReply { destroyed, waiting, failed } = reply;
-    if out.json {
-        return out.object(&json::Gc { destroyed: *destroyed, waiting: *waiting, failed });
-    }
-    out.line(format!("{destroyed} destroyed, {waiting} still in use, {} failed", failed.len()))?;
-    failed.iter().try_for_each(|line| out.line(format!("failed: {line}")))
-}
-
-pub(super) async fn check(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let reply = during(|| "checking".to_owned(), client.admin.check(admin::CheckRequest {})).await;
-    let problems = reply.asked(|| "check".to_owned())?.into_inner().problems;
-    if out.json {
-        out.object(&json::Check { sound: problems.is_empty(), problems: &problems })?;
-    } else if problems.is_empty() {
-        out.line("sound: the store and the backend agree")?;
-    } else {
-        problems.iter().try_for_each(|problem| out.line(problem))?;
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Unsound(problems.len())) }
-}
-
-pub(super) async fn status(client: &mut Client, out: &mut Out<'_>) -> Result<()> {
+pub(super) async fn status(args: StatusArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     let reply = during(|| "asking".to_owned(), client.admin.status(admin::StatusRequest {})).await;
-    print_status(reply.asked(|| "show the status".to_owned())?.into_inner(), out)?;
+    let status = reply.asked(|| "show the status".to_owned())?.into_inner();
+    if args.fuse {
+        print_fuse(status.fuse.unwrap_or_default(), out)?;
+    } else {
+        print_status(status, out)?;
+    }
     Ok(())
+}
+
+/// Kinds that never occurred are left out of the table; in JSON they stand with 0.
+pub(super) fn print_fuse(fuse: admin::FuseStatus, out: &mut Out) -> std::io::Result<()> {
+    if out.json {
+        return out.object(&json::Fuse::from(fuse));
+    }
+    let asked = fuse.requests.iter().filter(|request| request.count > 0);
+    let rows = asked.map(|request| [request.name.clone(), request.count.to_string()]);
+    out.table([text("REQUEST"), number("COUNT")], rows.collect())?;
+    out.line("")?;
+    out.fields(&[
+        ("Somebody waited for", fuse.synchronous.to_string()),
+        ("In waiting threads", fuse.waited.to_string()),
+        ("Passthrough opens", fuse.passthrough.to_string()),
+    ])
 }
 
 pub(super) fn print_status(status: admin::StatusReply, out: &mut Out) -> std::io::Result<()> {
@@ -105,17 +97,36 @@ fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str,
         ("Backend", status.backend.clone()),
         ("Space", space),
     ];
+    if let Some(capacity) = capacity.filter(|capacity| capacity.most > capacity.total) {
+        fields.push(("Grows to", size(capacity.most)));
+    }
     if let Some(capacity) = capacity.filter(|capacity| capacity.metadata_total > 0) {
         fields.push(("Metadata", share(capacity.metadata_used, capacity.metadata_total)));
     }
     fields.push(("To reclaim", status.pending.to_string()));
+    fields.extend(status.gc.as_ref().map(|gc| ("Collected", collected(gc, now))));
     if !status.faulty.is_empty() {
         fields
             .push(("Set aside", format!("{} thin ids, see `thinfs faulty`", status.faulty.len())));
     }
-    fields.push(("Activated", status.volumes.len().to_string()));
+    let activity = status.activity.unwrap_or_default();
+    let since = format!("{} since the start, {} failed", activity.activations, activity.failures);
+    fields.push(("Activated", format!("{} (activations: {since})", status.volumes.len())));
     fields.extend(status.details.iter().map(|detail| (detail.name.as_str(), detail.value.clone())));
     fields
+}
+
+fn collected(gc: &admin::GcStatus, now: std::time::SystemTime) -> String {
+    let count: u64 = gc.collected.values().sum();
+    let last = gc.last.map(|last| format!(", the last {} ago", age(last, now))).unwrap_or_default();
+    let (mark, sweep) = (gc.last_mark_us as f64 / 1e3, gc.last_sweep_us as f64 / 1e3);
+    let took = format!("mark {mark:.1} ms, sweep {sweep:.1} ms");
+    let trouble = match (gc.error.as_str(), gc.stayed) {
+        ("", 0) => String::new(),
+        ("", stayed) => format!("; {stayed} were busy"),
+        (error, _) => format!("; it failed: {error}"),
+    };
+    format!("{count} in {} runs{last} ({took}){trouble}", gc.runs)
 }
 
 fn share(used: u64, total: u64) -> String {

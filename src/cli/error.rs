@@ -74,14 +74,37 @@ pub enum Error {
         code: ExitCode,
     },
     /// `check` found disagreements.
-    #[error("{0} disagreements between the store and the backend")]
-    Unsound(usize),
+    #[error("{found} {}", if *found == 1 { "disagreement" } else { "disagreements" })]
+    Unsound {
+        /// How many.
+        found: usize,
+        /// How many of them `check --repair` mends.
+        mendable: usize,
+    },
     /// Thin ids that couldn't be given back; they have been told already.
     #[error("{0} thin ids are still set aside")]
     StillFaulty(usize),
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
+    /// A file can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive would go to the screen.
+    #[error("standard output is a terminal: an archive would only garble it")]
+    Terminal,
+    /// No image has this name.
+    #[error("image {0:?} not found")]
+    NoImage(String),
+    /// The image is only a configuration.
+    #[error("image {0:?} has no layers, so it has no files")]
+    NoLayers(String),
     /// A file can't be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -94,6 +117,18 @@ pub enum Error {
     /// Standard output can't be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+    /// The command that `lease run` was to run couldn't be run.
+    #[error("cannot run {command}")]
+    Command {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The command that `lease run` ran has ended with this exit code, and said why itself.
+    #[error("the command ended with {0}")]
+    Ended(u8),
     /// The async runtime can't be made.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -120,17 +155,24 @@ impl Error {
                 .get(REMEDY)
                 .and_then(|remedy| remedy.to_str().ok())
                 .map(str::to_owned),
-            Self::Unsound(_) => {
-                Some("restart the daemon: it reconciles both at its start".to_owned())
+            Self::Unsound { mendable: 0, .. } => None,
+            Self::Unsound { mendable, .. } => {
+                Some(format!("`thinfs check --repair` mends {mendable} of them"))
             }
+            Self::Terminal => Some("redirect it into a file or a pipe".to_owned()),
+            Self::NoImage(_) => Some("list images with `thinfs image ls`".to_owned()),
             Self::Daemon(error) => error.remedy().map(str::to_owned),
             Self::Config(_)
             | Self::Unreachable { .. }
             | Self::Several { .. }
             | Self::StillFaulty(_)
             | Self::SocketPath(_)
+            | Self::Read { .. }
+            | Self::NoLayers(_)
             | Self::Write { .. }
             | Self::Output(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
             | Self::Runtime(_) => None,
         }
     }
@@ -138,17 +180,22 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::SocketPath(_) => ExitCode::Usage,
+            Self::Config(_) | Self::SocketPath(_) | Self::Terminal => ExitCode::Usage,
+            Self::NoImage(_) | Self::NoLayers(_) => ExitCode::NotFound,
             Self::NotRunning(_) | Self::NotAllowed(_) | Self::Unreachable { .. } => {
                 ExitCode::Unreachable
             }
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
-            Self::Unsound(_) => ExitCode::Unsound,
+            Self::Unsound { .. } => ExitCode::Unsound,
             Self::StillFaulty(_) => ExitCode::Precondition,
-            Self::Daemon(_) | Self::Write { .. } | Self::Output(_) | Self::Runtime(_) => {
-                ExitCode::Error
-            }
+            Self::Daemon(_)
+            | Self::Command { .. }
+            | Self::Ended(_)
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Output(_)
+            | Self::Runtime(_) => ExitCode::Error,
         }
     }
 }

@@ -38,6 +38,16 @@ pub(super) struct KeyUsage<'a> {
     pub(super) key: &'a str,
     pub(super) size: u64,
     pub(super) inodes: u64,
+    /// Bytes that removing it would free, and that others have, too; null where nothing is shared
+    pub(super) exclusive: Option<u64>,
+    pub(super) shared: Option<u64>,
+}
+
+/// A line of `trim`.
+#[derive(Debug, Serialize)]
+pub(super) struct Trimmed<'a> {
+    pub(super) key: &'a str,
+    pub(super) bytes: u64,
 }
 
 /// A line of `tree`: parents come before their children.
@@ -69,17 +79,144 @@ pub(super) struct Mount<'a> {
 
 /// `gc`.
 #[derive(Debug, Serialize)]
-pub(super) struct Gc<'a> {
+pub(super) struct Gc {
     pub(super) destroyed: u64,
     pub(super) waiting: u64,
-    pub(super) failed: &'a [String],
+    pub(super) failed: Vec<String>,
+    /// With `--dry-run`: what would be
+    pub(super) collected: Vec<GcItem>,
+    /// Garbage that was busy
+    pub(super) stayed: Vec<GcItem>,
+    /// Leases, `namespace/id`
+    pub(super) expired: Vec<String>,
+    /// Microseconds
+    pub(super) mark_us: u64,
+    pub(super) sweep_us: u64,
+}
+
+/// A resource, and why it goes or stays.
+#[derive(Debug, Serialize)]
+pub(super) struct GcItem {
+    pub(super) namespace: String,
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) why: String,
+}
+
+/// `lease create`, `lease info`; a line each of `lease ls`, there without resources.
+#[derive(Debug, Serialize)]
+pub(super) struct Lease {
+    pub(super) namespace: String,
+    pub(super) id: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) created: Option<String>,
+    /// null: never
+    pub(super) expires: Option<String>,
+    pub(super) resources: Vec<Resource>,
+}
+
+/// What a lease holds.
+#[derive(Debug, Serialize)]
+pub(super) struct Resource {
+    pub(super) kind: String,
+    pub(super) id: String,
+}
+
+/// A line of `namespace ls`.
+#[derive(Debug, Serialize)]
+pub(super) struct Namespace {
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    /// null where it was never made
+    pub(super) created: Option<String>,
+}
+
+/// All collections since the daemon's start; times in microseconds.
+#[derive(Debug, Serialize)]
+pub(super) struct GcStatus {
+    pub(super) runs: u64,
+    pub(super) failed: u64,
+    /// By kind
+    pub(super) collected: BTreeMap<String, u64>,
+    pub(super) expired: u64,
+    pub(super) mark_us: u64,
+    pub(super) sweep_us: u64,
+    pub(super) longest_us: u64,
+    pub(super) last: Option<String>,
+    pub(super) last_mark_us: u64,
+    pub(super) last_sweep_us: u64,
+    /// Busy garbage that the last run left
+    pub(super) stayed: u64,
+    /// Why the last run failed
+    pub(super) error: Option<String>,
 }
 
 /// `check`.
 #[derive(Debug, Serialize)]
 pub(super) struct Check<'a> {
     pub(super) sound: bool,
+    /// A line for each finding
     pub(super) problems: &'a [String],
+    pub(super) findings: Vec<Finding<'a>>,
+    /// What --repair did
+    pub(super) mended: Vec<Finding<'a>>,
+}
+
+/// One disagreement.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding<'a> {
+    pub(super) object: &'a str,
+    pub(super) problem: &'a str,
+    pub(super) remedy: &'a str,
+    /// Whether --repair does that
+    pub(super) mendable: bool,
+}
+
+impl<'a> From<&'a admin::Finding> for Finding<'a> {
+    fn from(finding: &'a admin::Finding) -> Self {
+        let admin::Finding { object, problem, remedy, mendable } = finding;
+        Self { object, problem, remedy, mendable: *mendable }
+    }
+}
+
+/// A line of `events`.
+#[derive(Debug, Serialize)]
+pub(super) struct Event {
+    /// Rises by one from event to event, over restarts
+    pub(super) sequence: u64,
+    /// RFC 3339, UTC
+    pub(super) at: Option<String>,
+    pub(super) topic: String,
+    pub(super) namespace: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) details: BTreeMap<String, String>,
+}
+
+/// A line of `events`: these events were missed
+#[derive(Debug, Serialize)]
+pub(super) struct Gone {
+    pub(super) gone: Range,
+}
+
+/// Both ends included.
+#[derive(Debug, Serialize)]
+pub(super) struct Range {
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+impl From<admin::Event> for Event {
+    fn from(event: admin::Event) -> Self {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self {
+            sequence: event.sequence,
+            at: event.at.map(time),
+            topic: event.topic,
+            namespace: some(event.namespace),
+            key: some(event.key),
+            details: event.details,
+        }
+    }
 }
 
 /// `status`.
@@ -106,6 +243,52 @@ pub(super) struct Status {
     pub(super) faulty: Vec<Faulty>,
     /// Removed volumes that wait for the reaper, one by one
     pub(super) reaper: Vec<Pending>,
+    pub(super) gc: Option<GcStatus>,
+    /// How often volumes were activated and deactivated since the start
+    pub(super) activity: Activity,
+}
+
+/// Since the start.
+#[derive(Debug, Serialize)]
+pub(super) struct Activity {
+    pub(super) activations: u64,
+    pub(super) failures: u64,
+    pub(super) deactivations: u64,
+}
+
+impl From<admin::Activity> for Activity {
+    fn from(activity: admin::Activity) -> Self {
+        Self {
+            activations: activity.activations,
+            failures: activity.failures,
+            deactivations: activity.deactivations,
+        }
+    }
+}
+
+/// `status --fuse`.
+#[derive(Debug, Serialize)]
+pub(super) struct Fuse {
+    /// Every kind of request, with its count
+    pub(super) requests: BTreeMap<String, u64>,
+    pub(super) synchronous: u64,
+    pub(super) waited: u64,
+    pub(super) passthrough: u64,
+}
+
+impl From<admin::FuseStatus> for Fuse {
+    fn from(fuse: admin::FuseStatus) -> Self {
+        Self {
+            requests: fuse
+                .requests
+                .into_iter()
+                .map(|request| (request.name, request.count))
+                .collect(),
+            synchronous: fuse.synchronous,
+            waited: fuse.waited,
+            passthrough: fuse.passthrough,
+        }
+    }
 }
 
 /// Bytes; the metadata's are 0 where there is no pool.
@@ -116,6 +299,12 @@ pub(super) struct Capacity {
     pub(super) block_size: u64,
     pub(super) metadata_total: u64,
     pub(super) metadata_used: u64,
+    /// What total can grow to by itself
+    pub(super) most: u64,
+    /// Bytes by which used grows in a second, over the last minute
+    pub(super) rate: i64,
+    /// Seconds until it is full at that pace; null: not within a year
+    pub(super) full_in: Option<u64>,
 }
 
 /// A thin id that is set aside.
@@ -197,6 +386,68 @@ impl From<admin::StatusReply> for Status {
             volumes: status.volumes.into_iter().map(Volume::from).collect(),
             faulty: status.faulty.into_iter().map(|f| Faulty::new(f, None)).collect(),
             reaper: status.reaper.into_iter().map(Pending::from).collect(),
+            activity: status.activity.unwrap_or_default().into(),
+            gc: status.gc.map(GcStatus::from),
+        }
+    }
+}
+
+impl From<admin::GcReply> for Gc {
+    fn from(reply: admin::GcReply) -> Self {
+        Self {
+            destroyed: reply.destroyed,
+            waiting: reply.waiting,
+            failed: reply.failed,
+            collected: reply.collected.into_iter().map(GcItem::from).collect(),
+            stayed: reply.stayed.into_iter().map(GcItem::from).collect(),
+            expired: reply.expired,
+            mark_us: reply.mark_us,
+            sweep_us: reply.sweep_us,
+        }
+    }
+}
+
+impl From<admin::GcItem> for GcItem {
+    fn from(item: admin::GcItem) -> Self {
+        Self { namespace: item.namespace, kind: item.kind, id: item.id, why: item.why }
+    }
+}
+
+impl From<admin::Lease> for Lease {
+    fn from(lease: admin::Lease) -> Self {
+        let resource = |r: admin::Resource| Resource { kind: r.kind, id: r.id };
+        Self {
+            namespace: lease.namespace,
+            id: lease.id,
+            labels: lease.labels,
+            created: lease.created.map(time),
+            expires: lease.expires.map(time),
+            resources: lease.resources.into_iter().map(resource).collect(),
+        }
+    }
+}
+
+impl From<admin::Namespace> for Namespace {
+    fn from(ns: admin::Namespace) -> Self {
+        Self { name: ns.name, labels: ns.labels, created: ns.created.map(time) }
+    }
+}
+
+impl From<admin::GcStatus> for GcStatus {
+    fn from(gc: admin::GcStatus) -> Self {
+        Self {
+            runs: gc.runs,
+            failed: gc.failed,
+            collected: gc.collected,
+            expired: gc.expired,
+            mark_us: gc.mark_us,
+            sweep_us: gc.sweep_us,
+            longest_us: gc.longest_us,
+            last: gc.last.map(time),
+            last_mark_us: gc.last_mark_us,
+            last_sweep_us: gc.last_sweep_us,
+            stayed: gc.stayed,
+            error: Some(gc.error).filter(|error| !error.is_empty()),
         }
     }
 }
@@ -209,6 +460,9 @@ impl From<admin::Capacity> for Capacity {
             block_size: capacity.block_size,
             metadata_total: capacity.metadata_total,
             metadata_used: capacity.metadata_used,
+            most: capacity.most,
+            rate: capacity.rate,
+            full_in: capacity.full_in,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `ls` and `usage`: many snapshots, a line each.
+//! `ls`: many snapshots, a line each.
 
 use tonic::Streaming;
 
-use super::args::{KindArg, LsArgs, UsageArgs};
+use super::args::{KindArg, LsArgs};
 use super::client::Client;
 use super::error::{Asked, Result};
 use super::json;
@@ -11,8 +11,14 @@ use super::progress::during;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
 
 pub(super) async fn ls(args: LsArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let filters = filters(&args.kind, args.filter);
-    let snapshots = snapshots(client, filters, args.usage).await?;
+    let request = admin::ListRequest {
+        namespace: client.ns(),
+        filters: filters(&args.kind, args.filter),
+        usage: args.usage,
+        limit: args.limit.map_or(0, |limit| limit.get()),
+        after: args.after.unwrap_or_default(),
+    };
+    let snapshots = list(client, request).await?;
     print_list(snapshots, out)?;
     Ok(())
 }
@@ -23,7 +29,16 @@ pub(super) async fn snapshots(
     filters: Vec<String>,
     usage: bool,
 ) -> Result<Vec<admin::Snapshot>> {
-    let request = admin::ListRequest { namespace: client.ns(), filters, usage };
+    let request = admin::ListRequest {
+        namespace: client.ns(),
+        filters,
+        usage,
+        ..admin::ListRequest::default()
+    };
+    list(client, request).await
+}
+
+async fn list(client: &mut Client, request: admin::ListRequest) -> Result<Vec<admin::Snapshot>> {
     let listing = async {
         let stream = client.admin.list(request).await?.into_inner();
         collect(stream).await
@@ -87,46 +102,4 @@ pub(super) fn print_list(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std:
 
 fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
-}
-
-pub(super) async fn usage(args: UsageArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let usages = if args.keys.is_empty() {
-        all_usages(client).await?
-    } else {
-        usages(args.keys, client).await?
-    };
-    print_usages(&usages, out)?;
-    Ok(())
-}
-
-async fn all_usages(client: &mut Client) -> Result<Vec<(String, admin::Usage)>> {
-    let snapshots = snapshots(client, Vec::new(), true).await?;
-    Ok(snapshots.into_iter().filter_map(|snapshot| Some((snapshot.key, snapshot.usage?))).collect())
-}
-
-async fn usages(keys: Vec<String>, client: &mut Client) -> Result<Vec<(String, admin::Usage)>> {
-    let mut usages = Vec::with_capacity(keys.len());
-    for key in keys {
-        let request = admin::UsageRequest { namespace: client.ns(), key: key.clone() };
-        let reply = during(|| format!("measuring {key}"), client.admin.usage(request)).await;
-        let usage =
-            reply.asked(|| format!("measure {key:?}"))?.into_inner().usage.unwrap_or_default();
-        usages.push((key, usage));
-    }
-    Ok(usages)
-}
-
-pub(super) fn print_usages(
-    usages: &[(String, admin::Usage)],
-    out: &mut Out,
-) -> std::io::Result<()> {
-    if out.json {
-        return usages.iter().try_for_each(|(key, usage)| {
-            out.object(&json::KeyUsage { key, size: usage.size, inodes: usage.inodes })
-        });
-    }
-    let rows = usages
-        .iter()
-        .map(|(key, usage)| [printable(key), size(usage.size), usage.inodes.to_string()]);
-    out.table([text("KEY"), number("SIZE"), number("INODES")], rows.collect())
 }

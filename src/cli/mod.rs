@@ -4,17 +4,30 @@
 //! admits one process, and the daemon is it. Nothing here knows the store, the rules or a backend.
 
 mod args;
+mod check;
 mod client;
 mod daemon;
 mod diff;
 mod error;
+mod events;
 mod faulty;
+mod gc;
+mod gc_args;
 mod generate;
+mod image;
 mod json;
+mod layer;
+mod layer_args;
+mod layer_json;
+mod lease;
 mod list;
+mod moving;
+mod namespace;
 mod output;
 mod progress;
+mod rw;
 mod snapshots;
+mod space;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -23,13 +36,14 @@ pub use args::Cli;
 pub use error::{Error, ExitCode};
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use args::{Command, ServeArgs};
 use client::Client;
 use error::Result;
 use output::Out;
 
-use crate::config::{Config, LogFormat, Settings};
+use crate::config::{Config, LogFormat, Place, Settings};
 
 /// What is to be run: `serve` sets up logs of its own kind, so it is told apart early.
 #[derive(Debug)]
@@ -95,11 +109,21 @@ fn run_client(cli: Cli) -> Result<()> {
     }
 }
 
+/// The settings of a root whose daemon doesn't run.
+fn config(place: &Place, file: &Option<PathBuf>) -> Result<Config> {
+    let file = Settings::from_file(file.as_deref())?;
+    Ok(Config::try_from(Settings::default().at(place).over(file))?)
+}
+
 fn dispatch(cli: Cli, out: &mut Out) -> Result<()> {
     match cli.command {
         Command::Serve(_) => unreachable!("Job::of takes `serve` out"),
         Command::Completions(args) => generate::completions(&args, out),
         Command::Man(args) => generate::man(&args, out),
+        Command::Restore(args) => check::restore(&args, &config(&cli.place, &cli.config)?, out),
+        Command::Check(args) if args.offline => {
+            check::check_offline(&args, &config(&cli.place, &cli.config)?, out)
+        }
         command => {
             let file = || Settings::from_file(cli.config.as_deref());
             let settings = if cli.place.socket.is_some() { Settings::default() } else { file()? };
@@ -122,15 +146,24 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Info(args) => snapshots::info(args, client, out).await,
         Command::Mounts(args) => snapshots::mounts(args, client, out).await,
         Command::Label(args) => snapshots::label(args, client, out).await,
+        Command::Resize(args) => space::resize(args, client, out).await,
+        Command::Trim(args) => space::trim(args, client, out).await,
         Command::Ls(args) => list::ls(args, client, out).await,
-        Command::Usage(args) => list::usage(args, client, out).await,
+        Command::Usage(args) => space::usage(args, client, out).await,
         Command::Tree => tree::tree(client, out).await,
         Command::Diff(args) => diff::diff(args, client, out).await,
-        Command::Gc => daemon::gc(client, out).await,
-        Command::Status => daemon::status(client, out).await,
-        Command::Check => daemon::check(client, out).await,
+        Command::Gc(args) => gc::gc(args, client, out).await,
+        Command::Lease(args) => lease::lease(args.command, client, out).await,
+        Command::Namespace(args) => namespace::namespace(args.command, client, out).await,
+        Command::Layer(args) => layer::run(args.command, client, out).await,
+        Command::Image(args) => image::run(args.command, client, out).await,
+        Command::Rw(args) => rw::run(args.command, client, out).await,
+        Command::Status(args) => daemon::status(args, client, out).await,
+        Command::Check(args) => check::check(args, client, out).await,
+        Command::Backup(args) => check::backup(args, client, out).await,
+        Command::Events(args) => events::events(args, client, out).await,
         Command::Faulty(args) => faulty::faulty(args, client, out).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Man(_) => {
+        Command::Serve(_) | Command::Completions(_) | Command::Man(_) | Command::Restore(_) => {
             unreachable!("needs no daemon")
         }
     }

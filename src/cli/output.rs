@@ -31,6 +31,11 @@ impl<'a> Out<'a> {
         self.to.write_all(bytes)
     }
 
+    /// Makes it readable now, for what goes on and on.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
     /// An object as one line of JSON.
     pub(super) fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut *self.to, object)?;

@@ -1,5 +1,7 @@
 //! Subcommands about single snapshots.
 
+use std::time::SystemTime;
+
 use super::args::{CommitArgs, KeyArgs, LabelArgs, MountsArgs, PrepareArgs, RmArgs, ViewArgs};
 use super::client::Client;
 use super::error::{Asked, Error, Result};
@@ -8,47 +10,55 @@ use super::output::{Out, printable, shell_word, size, text, time};
 use super::progress::during;
 use crate::grpc::proto::containerd::types::Mount;
 use crate::grpc::proto::thinfs::admin::v1 as admin;
+use crate::types::ROOT_LABEL;
 
 /// The label by which containerd and we are told a filesystem's size.
 const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+/// The same for its filesystem.
+const FILESYSTEM_LABEL: &str = "containerd.io/snapshot/thinfs.fs-type";
 
 pub(super) async fn prepare(
     args: PrepareArgs,
     client: &mut Client,
     out: &mut Out<'_>,
 ) -> Result<()> {
-    let PrepareArgs { key, parent, labels, size } = args;
+    let PrepareArgs { key, parent, labels, size, fs_type, lease } = args;
     let size = size.map(|size| (MAX_SIZE_LABEL.to_owned(), size.0.to_string()));
+    let filesystem = fs_type.map(|fs| (FILESYSTEM_LABEL.to_owned(), fs.to_string()));
     let request = admin::PrepareRequest {
         namespace: client.ns(),
         key: key.clone(),
         parent: parent.unwrap_or_default(),
-        labels: labels.labels.into_iter().chain(size).collect(),
+        labels: labels.labels.into_iter().chain(size).chain(filesystem).collect(),
+        lease: lease.lease.unwrap_or_default(),
     };
     let reply = during(|| format!("preparing {key}"), client.admin.prepare(request)).await;
     made(reply.asked(|| format!("prepare {key:?}"))?.into_inner(), out)
 }
 
 pub(super) async fn view(args: ViewArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let ViewArgs { key, parent, labels } = args;
+    let ViewArgs { key, parent, labels, lease } = args;
     let request = admin::ViewRequest {
         namespace: client.ns(),
         key: key.clone(),
         parent: parent.unwrap_or_default(),
         labels: labels.labels.into_iter().collect(),
+        lease: lease.lease.unwrap_or_default(),
     };
     let reply = during(|| format!("preparing view {key}"), client.admin.view(request)).await;
     made(reply.asked(|| format!("make view {key:?}"))?.into_inner(), out)
 }
 
 pub(super) async fn commit(args: CommitArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let CommitArgs { key, name, labels, parent } = args;
+    let CommitArgs { key, name, labels, parent, lease, keep } = args;
+    let root = keep.then(|| (ROOT_LABEL.to_owned(), time(SystemTime::now().into())));
     let request = admin::CommitRequest {
         namespace: client.ns(),
         key: key.clone(),
         name: name.clone(),
-        labels: labels.labels.into_iter().collect(),
+        labels: labels.labels.into_iter().chain(root).collect(),
         parent: parent.unwrap_or_default(),
+        lease: lease.lease.unwrap_or_default(),
     };
     let reply = during(|| format!("committing {key}"), client.admin.commit(request)).await;
     made(reply.asked(|| format!("commit {key:?} as {name:?}"))?.into_inner(), out)

@@ -142,10 +142,27 @@ Labels:    owner=ci
 #[test]
 fn usage_is_a_table_or_lines() {
     let usages = [("web".to_owned(), admin::Usage { size: 1536, inodes: 3 })];
-    let text = printed(false, |out| list::print_usages(&usages, out));
+    let nothing_shared = admin::SpaceReply::default();
+    let text = printed(false, |out| space::print_usages(&usages, &nothing_shared, out));
     assert_eq!(text, "KEY     SIZE  INODES\nweb  1.5 KiB       3\n");
-    let json = printed(true, |out| list::print_usages(&usages, out));
-    assert_eq!(json, "{\"key\":\"web\",\"size\":1536,\"inodes\":3}\n");
+    let json = printed(true, |out| space::print_usages(&usages, &nothing_shared, out));
+    assert_eq!(
+        json,
+        "{\"key\":\"web\",\"size\":1536,\"inodes\":3,\"exclusive\":null,\"shared\":null}\n"
+    );
+    let web = admin::SnapshotSpace { key: "web".into(), exclusive: 1024, shared: 8192 };
+    let pool = admin::PoolSpace { used: 20480, shared: 8192, others: 11264 };
+    let space = admin::SpaceReply { snapshots: vec![web], pool: Some(pool) };
+    let text = printed(false, |out| space::print_usages(&usages, &space, out));
+    let expected = "\
+KEY     SIZE  INODES  ALONE  SHARED
+web  1.5 KiB       3  1 KiB   8 KiB
+
+20 KiB used: 1 KiB alone, 8 KiB shared, 11 KiB others (bases of empty snapshots, other namespaces, removed)
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| space::print_usages(&usages, &space, out));
+    assert!(json.contains("\"exclusive\":1024,\"shared\":8192"), "{json}");
 }
 
 #[test]
@@ -190,11 +207,71 @@ fn diff_lines_look_like_git_status() {
 
 #[test]
 fn gc_says_what_it_did() {
-    let reply = admin::GcReply { destroyed: 3, waiting: 1, failed: vec!["volume 9: busy".into()] };
-    let text = printed(false, |out| daemon::print_gc(&reply, out));
-    assert_eq!(text, "3 destroyed, 1 still in use, 1 failed\nfailed: volume 9: busy\n");
-    let json = printed(true, |out| daemon::print_gc(&reply, out));
-    assert_eq!(json, "{\"destroyed\":3,\"waiting\":1,\"failed\":[\"volume 9: busy\"]}\n");
+    let item = |id: &str, why: &str| admin::GcItem {
+        namespace: "default".into(),
+        kind: "snapshot".into(),
+        id: id.into(),
+        why: why.into(),
+    };
+    let reply = admin::GcReply {
+        destroyed: 3,
+        waiting: 1,
+        failed: vec!["volume 9: busy".into()],
+        collected: vec![item("a", "nothing refers to it")],
+        stayed: vec![item("b", "files of it are open")],
+        ..Default::default()
+    };
+    let text = printed(false, |out| gc::print_gc(reply.clone(), false, out));
+    let expected = "\
+1 collected, 3 destroyed, 1 still in use, 1 failed
+NAMESPACE  KIND      ID  WHY
+default    snapshot  b   files of it are open
+failed: volume 9: busy
+";
+    assert_eq!(text, expected);
+    let dry = admin::GcReply {
+        collected: reply.collected.clone(),
+        expired: vec!["default/l".into()],
+        ..Default::default()
+    };
+    let text = printed(false, |out| gc::print_gc(dry, true, out));
+    let expected = "\
+NAMESPACE  KIND      ID  WHY
+default    snapshot  a   nothing refers to it
+1 would be collected
+lease default/l has expired
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| gc::print_gc(reply, false, out));
+    let expected = r#"{"destroyed":3,"waiting":1,"failed":["volume 9: busy"],"collected":[{"namespace":"default","kind":"snapshot","id":"a","why":"nothing refers to it"}],"#;
+    assert!(json.starts_with(expected), "{json}");
+}
+
+#[test]
+fn leases_and_namespaces_are_tables_and_lines() {
+    let lease = admin::Lease {
+        namespace: "default".into(),
+        id: "l".into(),
+        labels: BTreeMap::from([("owner".into(), "ci".into())]),
+        created: Some(Timestamp { seconds: NOW - 90, nanos: 0 }),
+        expires: Some(Timestamp { seconds: NOW, nanos: 0 }),
+        resources: vec![admin::Resource { kind: "snapshot".into(), id: "web".into() }],
+    };
+    let text = printed(false, |out| lease::print_leases(vec![lease.clone()], out));
+    let expected = "\
+LEASE  AGE  EXPIRES               LABELS
+l      1m   2023-11-14T22:13:20Z  owner=ci
+";
+    assert_eq!(text, expected);
+    let text = printed(false, |out| lease::print_lease(lease.clone(), out));
+    assert!(text.ends_with("Labels:    owner=ci\nHolds:     snapshot web\n"), "{text}");
+    let json = printed(true, |out| lease::print_lease(lease, out));
+    assert!(json.ends_with("\"resources\":[{\"kind\":\"snapshot\",\"id\":\"web\"}]}\n"), "{json}");
+    let ns = admin::Namespace { name: "ci".into(), labels: BTreeMap::new(), created: None };
+    let text = printed(false, |out| namespace::print_namespaces(vec![ns.clone()], out));
+    assert_eq!(text, "NAMESPACE  AGE  LABELS\nci         -\n");
+    let json = printed(true, |out| namespace::print_namespaces(vec![ns], out));
+    assert_eq!(json, "{\"name\":\"ci\",\"labels\":{},\"created\":null}\n");
 }
 
 fn a_status() -> admin::StatusReply {
@@ -229,6 +306,16 @@ fn a_status() -> admin::StatusReply {
             state: "failed".into(),
             reason: "busy".into(),
         }],
+        gc: Some(admin::GcStatus {
+            runs: 4,
+            collected: BTreeMap::from([("snapshot".into(), 9)]),
+            last: Some(Timestamp { seconds: NOW - 3, nanos: 0 }),
+            last_mark_us: 1500,
+            last_sweep_us: 20_000,
+            ..Default::default()
+        }),
+        activity: Some(admin::Activity { activations: 20, failures: 3, deactivations: 19 }),
+        ..Default::default()
     }
 }
 
@@ -244,8 +331,9 @@ containerd: namespace containerd
 Backend:    native
 Space:      5 GiB of 10 GiB used (50 %)
 To reclaim: 2
+Collected:  9 in 4 runs, the last 3s ago (mark 1.5 ms, sweep 20.0 ms)
 Set aside:  1 thin ids, see `thinfs faulty`
-Activated:  1
+Activated:  1 (activations: 20 since the start, 3 failed)
 copies:     reflink
 
 NAMESPACE  ACTIVE  VIEW  COMMITTED
@@ -258,6 +346,31 @@ REMOVED  STATE   TRIES  REASON
       9  failed      3  busy
 ";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn status_shows_what_the_kernel_asked() {
+    let request = |name: &str, count| admin::FuseRequests { name: name.into(), count };
+    let fuse = admin::FuseStatus {
+        requests: vec![request("lookup", 12), request("rename", 0), request("forget", 3)],
+        synchronous: 12,
+        waited: 1,
+        passthrough: 4,
+    };
+    let text = printed(false, |out| daemon::print_fuse(fuse.clone(), out));
+    let expected = "\
+REQUEST  COUNT
+lookup      12
+forget       3
+
+Somebody waited for: 12
+In waiting threads:  1
+Passthrough opens:   4
+";
+    assert_eq!(text, expected);
+    let json = printed(true, |out| daemon::print_fuse(fuse, out));
+    let expected = "{\"requests\":{\"forget\":3,\"lookup\":12,\"rename\":0},\"synchronous\":12,\"waited\":1,\"passthrough\":4}\n";
+    assert_eq!(json, expected);
 }
 
 #[test]
@@ -400,4 +513,61 @@ fn faulty_lists_the_ids_and_why_and_retry_tells_what_became_of_each() {
     let json = printed(true, |out| super::faulty::print_retried(reply(), out));
     let lines = "{\"thin_id\":7,\"why\":\"\",\"gone\":true}\n{\"thin_id\":8,\"why\":\"taken\",\"gone\":false}\n";
     assert_eq!(json, lines);
+}
+
+#[test]
+fn an_event_is_a_line_and_so_are_those_that_are_gone() {
+    use admin::event_item::Item;
+    let event = || {
+        Item::Event(admin::Event {
+            sequence: 7,
+            topic: "/snapshot/commit".into(),
+            namespace: "default".into(),
+            key: "web".into(),
+            details: BTreeMap::from([("name".into(), "web-v1".into())]),
+            at: Some(Timestamp { seconds: NOW, nanos: 0 }),
+        })
+    };
+    let gone = || Item::Gone(admin::Gone { from: 2, to: 6 });
+    assert_eq!(
+        printed(false, |out| events::print(event(), out)),
+        "7 2023-11-14T22:13:20Z /snapshot/commit default/web name=web-v1\n"
+    );
+    assert_eq!(
+        printed(true, |out| events::print(event(), out)),
+        "{\"sequence\":7,\"at\":\"2023-11-14T22:13:20Z\",\"topic\":\"/snapshot/commit\",\
+         \"namespace\":\"default\",\"key\":\"web\",\"details\":{\"name\":\"web-v1\"}}\n"
+    );
+    assert!(
+        printed(false, |out| events::print(gone(), out)).starts_with("(events 2 to 6 are gone")
+    );
+    assert_eq!(
+        printed(true, |out| events::print(gone(), out)),
+        "{\"gone\":{\"from\":2,\"to\":6}}\n"
+    );
+}
+
+#[test]
+fn a_finding_is_shown_with_what_can_be_done_about_it() {
+    let finding = |object: &str, mendable| admin::Finding {
+        object: object.into(),
+        problem: "it is odd".into(),
+        remedy: "make it even".into(),
+        mendable,
+    };
+    let mut bytes = Vec::new();
+    let mut out = Out::new(&mut bytes, false);
+    let left = [finding("a", true), finding("b", false)];
+    let error = check::report(&[finding("c", true)], &left, &mut out).unwrap_err();
+    assert_eq!(
+        String::from_utf8(bytes).unwrap(),
+        "mended: c: it is odd\n  done: make it even\n\
+         a: it is odd\n  --repair: make it even\n\
+         b: it is odd\n  help: make it even\n"
+    );
+    assert_eq!(error.exit_code(), ExitCode::Unsound);
+    assert_eq!(
+        error.report(),
+        "thinfs: 2 disagreements\n  help: `thinfs check --repair` mends 1 of them"
+    );
 }

@@ -36,25 +36,43 @@ pub(super) fn print_tree(snapshots: Vec<admin::Snapshot>, out: &mut Out) -> std:
     out.table([text("SNAPSHOT"), text("KIND"), number("SIZE"), number("INODES")], rows.collect())
 }
 
-struct Node {
-    depth: usize,
+/// What can be drawn as a tree.
+pub(super) trait Standing {
+    fn key(&self) -> &str;
+    /// Empty: it stands on nothing.
+    fn parent(&self) -> &str;
+}
+
+impl Standing for admin::Snapshot {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn parent(&self) -> &str {
+        &self.parent
+    }
+}
+
+/// A line of a tree.
+pub(super) struct Node<T> {
+    pub(super) depth: usize,
     /// The lines drawn to the left of the key.
-    branch: String,
-    snapshot: admin::Snapshot,
+    pub(super) branch: String,
+    pub(super) snapshot: T,
 }
 
 /// Parents before their children, each below its own; siblings stay in the given order. A snapshot
 /// whose parent isn't listed stands at the top. Chains can be long, hence no recursion.
-fn arrange(snapshots: Vec<admin::Snapshot>) -> Vec<Node> {
+pub(super) fn arrange<T: Standing>(snapshots: Vec<T>) -> Vec<Node<T>> {
     let known: std::collections::BTreeSet<String> =
-        snapshots.iter().map(|s| s.key.clone()).collect();
-    let mut children: BTreeMap<Option<String>, Vec<admin::Snapshot>> = BTreeMap::new();
+        snapshots.iter().map(|s| s.key().to_owned()).collect();
+    let mut children: BTreeMap<Option<String>, Vec<T>> = BTreeMap::new();
     for snapshot in snapshots {
-        let parent = Some(snapshot.parent.clone()).filter(|parent| known.contains(parent));
+        let parent = Some(snapshot.parent().to_owned()).filter(|parent| known.contains(parent));
         children.entry(parent).or_default().push(snapshot);
     }
     let mut nodes = Vec::new();
-    let mut waiting: Vec<Waiting> = below(&mut children, None, 0, "");
+    let mut waiting: Vec<Waiting<T>> = below(&mut children, None, 0, "");
     while let Some(Waiting { depth, indent, last, snapshot }) = waiting.pop() {
         let (own, further) = match (depth, last) {
             (0, _) => ("", ""),
@@ -63,7 +81,7 @@ fn arrange(snapshots: Vec<admin::Snapshot>) -> Vec<Node> {
         };
         waiting.extend(below(
             &mut children,
-            Some(&snapshot.key),
+            Some(snapshot.key()),
             depth + 1,
             &format!("{indent}{further}"),
         ));
@@ -72,21 +90,21 @@ fn arrange(snapshots: Vec<admin::Snapshot>) -> Vec<Node> {
     nodes
 }
 
-struct Waiting {
+struct Waiting<T> {
     depth: usize,
     /// What stands left of this one's own branch.
     indent: String,
     last: bool,
-    snapshot: admin::Snapshot,
+    snapshot: T,
 }
 
 /// The children of `parent`, last first, as the stack wants them.
-fn below(
-    children: &mut BTreeMap<Option<String>, Vec<admin::Snapshot>>,
+fn below<T: Standing>(
+    children: &mut BTreeMap<Option<String>, Vec<T>>,
     parent: Option<&str>,
     depth: usize,
     indent: &str,
-) -> Vec<Waiting> {
+) -> Vec<Waiting<T>> {
     let siblings = children.remove(&parent.map(str::to_owned)).unwrap_or_default();
     let wait = |(i, snapshot)| Waiting { depth, indent: indent.to_owned(), last: i == 0, snapshot };
     siblings.into_iter().rev().enumerate().map(wait).collect()

@@ -35,8 +35,23 @@ fn without_settings_everything_is_below_the_default_root() {
     assert_eq!(config.backend, BackendChoice::Auto);
     assert_eq!(config.pool, PoolSource::Files { size: None, most: None });
     assert_eq!(config.volume_size, 10 << 30);
+    assert_eq!(
+        (config.fs_type, config.fs_options, config.trim_on_commit),
+        (FsType::Ext4, vec![], true)
+    );
     assert_eq!(config.containerd_namespace.as_str(), "containerd");
+    assert_eq!(config.mount_form, MountForm::Bind);
     assert_eq!(config.log_format, LogFormat::Text);
+}
+
+#[test]
+fn the_mount_form_is_a_word_and_block_needs_block_devices() {
+    assert_eq!(config(&[], "mount-form = 'block'").unwrap().mount_form, MountForm::Block);
+    let flag = config(&["--mount-form", "bind"], "mount-form = 'block'").unwrap();
+    assert_eq!(flag.mount_form, MountForm::Bind);
+    assert!(matches!(config(&[], "mount-form = 'nbd'"), Err(Error::Parse { .. })));
+    let native = config(&["--backend", "native", "--mount-form", "block"], "");
+    assert!(matches!(native, Err(Error::Conflict(_))));
 }
 
 #[test]
@@ -49,6 +64,18 @@ fn a_flag_wins_over_the_file_setting_by_setting() {
     assert_eq!(config.volume_size, 3 << 30);
     assert_eq!(config.max_active, 7);
     assert_eq!(config.log_format, LogFormat::Json);
+}
+
+#[test]
+fn filesystem_and_trimming_are_settings_of_every_layer() {
+    let text = "fs-type = 'xfs'\nfs-options = '-m crc=1'\ntrim-on-commit = false";
+    let from_file = config(&[], text).unwrap();
+    assert_eq!((from_file.fs_type, from_file.trim_on_commit), (FsType::Xfs, false));
+    assert_eq!(from_file.fs_options, ["-m", "crc=1"]);
+    let flags = ["--fs-type", "ext2", "--fs-options", "-i 65536", "--trim-on-commit", "true"];
+    let from_flags = config(&flags, text).unwrap();
+    assert_eq!((from_flags.fs_type, from_flags.trim_on_commit), (FsType::Ext2, true));
+    assert_eq!(from_flags.fs_options, ["-i", "65536"]);
 }
 
 /// The environment belongs to the whole process, so this asks a process of its own: it runs this
@@ -153,4 +180,20 @@ fn a_size_in_the_file_is_a_number_or_a_text() {
 fn a_named_file_must_exist() {
     let missing = PathBuf::from("/nonexistent/thinfs.toml");
     assert!(matches!(Settings::from_file(Some(&missing)), Err(Error::Read { .. })));
+}
+
+#[test]
+fn the_collector_has_containerds_settings_and_defaults() {
+    let gc = config(&[], "").unwrap().gc;
+    assert_eq!(gc.pause_threshold.get(), 0.02);
+    assert_eq!((gc.deletion_threshold, gc.mutation_threshold), (0, 100));
+    assert_eq!((gc.schedule_delay.as_millis(), gc.startup_delay.as_millis()), (0, 100));
+    let text = "[gc]\npause-threshold = 0.1\nschedule-delay = '1s 500ms'\nmutation-threshold = 7";
+    let gc = config(&["--gc-mutation-threshold", "8", "--gc-startup-delay", "0"], text).unwrap().gc;
+    assert_eq!(gc.pause_threshold.get(), 0.1);
+    assert_eq!((gc.mutation_threshold, gc.schedule_delay.as_millis()), (8, 1500));
+    assert!(gc.startup_delay.is_zero());
+    for bad in ["[gc]\npause-threshold = 0.6", "[gc]\nschedule-delay = 'soon'", "[gc]\nodd = 1"] {
+        assert!(config(&[], bad).is_err(), "{bad}");
+    }
 }

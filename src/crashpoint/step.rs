@@ -49,6 +49,20 @@ steps! {
     StoreForget = "store.forget",
     /// Volumes are marked as lost, or as live again.
     StoreLost = "store.lost",
+    /// An active snapshot's volume is to be larger.
+    StoreResize = "store.resize",
+    /// A lease is made or changed, or what it holds.
+    StoreLease = "store.lease",
+    /// A namespace is made, labelled or deleted.
+    StoreNamespace = "store.namespace",
+    /// The keys go that a collection found unreachable.
+    StoreCollect = "store.collect",
+    /// References to layers, images and read-write layers are changed.
+    StoreLayer = "store.layer",
+    /// What no record names is to be kept: the store can't be trusted.
+    StoreKeep = "store.keep",
+    /// Rows are mended, or what was kept is given up.
+    StoreRepair = "store.repair",
 
     // --- the pool's record, in the store ---
     /// A pool that is new to the store gets its record.

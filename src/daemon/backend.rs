@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::error::{Error, Result};
 use super::ledger::StoreLedger;
 use super::root::Root;
-use crate::config::{BackendChoice, Config, PoolSource};
+use crate::config::{BackendChoice, Config, FsType, PoolSource};
 use crate::meta::Store;
-use crate::volume::thin::{self, ThinBackend, ThinConfig};
+use crate::types::MountForm;
+use crate::volume::thin::{self, Filesystem, ThinBackend, ThinConfig};
 use crate::volume::{Backend, NativeBackend, NativeConfig};
 
 /// A backend that can be started.
@@ -37,6 +38,9 @@ pub(super) struct Choice {
 pub(super) fn start(config: &Config, root: &Root, store: &Arc<Store>) -> Result<Arc<dyn Backend>> {
     let Choice { kind, why } = choose(config, root, thin::available)?;
     tracing::info!("backend {}: {why}", kind.as_str());
+    if kind == Kind::Native && config.mount_form == MountForm::Block {
+        return Err(Error::NoBlockDevices(why));
+    }
     match kind {
         Kind::Native => {
             let native = NativeBackend::start(NativeConfig { dir: root.private("native")? });
@@ -61,6 +65,13 @@ fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
         source,
         volume_size: config.volume_size,
         force_adopt: config.force_adopt,
+        filesystem: match config.fs_type {
+            FsType::Ext4 => Filesystem::Ext4,
+            FsType::Xfs => Filesystem::Xfs,
+            FsType::Ext2 => Filesystem::Ext2,
+        },
+        mkfs_options: config.fs_options.clone(),
+        trim_on_commit: config.trim_on_commit,
         ..ThinConfig::new(root.path().to_owned())
     })
 }

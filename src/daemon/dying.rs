@@ -3,7 +3,8 @@
 //! The thread that tells the kernel of changes may, inside the kernel, wait for the lock of a
 //! directory whose holder waits for an answer from us. When all threads are killed in that moment the answer never
 //! comes, so that thread stays, and with it the process and every lock it holds. Aborting its
-//! FUSE connection lets all of them go.
+//! FUSE connection lets all of them go. That mount is lost then, and can't be taken over
+//! (`super::handover`): this is for the rare case that nothing else helps.
 
 use std::fs;
 use std::io;
@@ -85,7 +86,7 @@ fn cut_off(mount: &Path, pid: &str) {
 }
 
 /// The FUSE connection of what is mounted at a path, without touching the mount.
-fn connection_at(path: &Path) -> io::Result<Option<u32>> {
+pub(super) fn connection_at(path: &Path) -> io::Result<Option<u32>> {
     Ok(find_connection(&fs::read_to_string("/proc/self/mountinfo")?, path))
 }
 

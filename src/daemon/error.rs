@@ -63,6 +63,9 @@ pub enum Error {
     /// dm-thin was asked for, or holds the data, and can't be used.
     #[error("the thin backend cannot be used: {0}")]
     NoThin(String),
+    /// Block devices were asked for, and plain directories have none.
+    #[error("mount-form block needs block devices, but the backend is native: {0}")]
+    NoBlockDevices(String),
     /// A backend didn't start.
     #[error("cannot start the {name} backend")]
     Backend {
@@ -78,6 +81,12 @@ pub enum Error {
     /// The state that was found can't be served.
     #[error("cannot recover the snapshots")]
     Recover(#[source] crate::snapshot::Error),
+    /// The collector's thread can't be started.
+    #[error("cannot start the collector")]
+    Collector(#[source] crate::snapshot::Error),
+    /// The layers that were found can't be served.
+    #[error("cannot restore the layers")]
+    Layers(#[source] Box<crate::layer_store::Error>),
     /// Not everything could be closed.
     #[error("cannot close the snapshots")]
     Close(#[source] crate::snapshot::Error),
@@ -147,11 +156,15 @@ impl Error {
             Self::NoThin(_) => {
                 Some("use `--backend native`, which needs no device-mapper, with a fresh --root")
             }
-            Self::Recover(_) | Self::Store(_) => {
-                Some("keep a copy of the root before you try to repair it")
+            Self::NoBlockDevices(_) => {
+                Some("leave --mount-form out, or see to it that dm-thin can be used")
+            }
+            Self::Recover(_) | Self::Layers(_) | Self::Store(_) => {
+                Some("see what is wrong with `thinfs check --offline`; with --repair it mends it")
             }
             Self::UnknownBackend { .. }
             | Self::Backend { .. }
+            | Self::Collector(_)
             | Self::Close(_)
             | Self::TakeDown(_)
             | Self::Fuse { .. }

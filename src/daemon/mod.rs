@@ -1,8 +1,8 @@
 //! The daemon: starts its parts in order, serves, and stops them in the reverse order.
 //!
 //! ```text
-//! lock the root → clear a dead daemon's mount → store → backend → volumes → snapshots (recover)
-//!   → FUSE → socket → tell systemd   …serve…   and back
+//! lock the root → take a dead daemon's mount over, or clear it → store → backend → volumes → snapshots (recover)
+//!   → FUSE → collector → socket → tell systemd   …serve…   and back
 //! ```
 //! Each part has a function that starts it, calls the function of the next part, and takes its own
 //! part down whatever came of that; so what a failed start has begun is taken down as well. The
@@ -14,15 +14,19 @@
 mod backend;
 mod dying;
 mod error;
+mod handover;
 mod ledger;
 mod limits;
 mod mount;
+pub mod offline;
+mod mounted;
 mod root;
 mod stop;
 
 pub use error::Error;
 pub use ledger::StoreLedger;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,10 +34,13 @@ use std::time::{Duration, SystemTime};
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
-use crate::config::Config;
+use crate::config::{Collecting, Config};
 use crate::crashpoint;
+use crate::fuse::Kept;
+use crate::gc::{self, Collector, Mounted};
 use crate::grpc::status::with_causes;
 use crate::grpc::{self, Context, Listener};
+use crate::layer_store::{LayerStore, Restored};
 use crate::meta::Store;
 use crate::snapshot::{Recovery, Snapshots};
 use crate::volume::Volumes;
@@ -58,7 +65,8 @@ pub fn run(config: Config) -> Result<()> {
     stop.on_signals(&runtime)?;
     stop.on_panics();
     limits::raise_open_files();
-    let served = Daemon { config, stop: stop.clone(), runtime, started: SystemTime::now() }.run();
+    let (started, kept) = (SystemTime::now(), Cell::default());
+    let served = Daemon { config, stop: stop.clone(), runtime, started, kept }.run();
     match stop.take_failure() {
         Some(failure) => {
             log_second(served);
@@ -74,6 +82,8 @@ struct Daemon {
     stop: Stop,
     runtime: Runtime,
     started: SystemTime,
+    /// What a daemon that died left for us.
+    kept: Cell<Option<Kept>>,
 }
 
 impl Daemon {
@@ -88,8 +98,13 @@ impl Daemon {
 
     fn with_root(&self) -> Result<()> {
         let root = dying::lock_root(&self.config.root, &self.config.mount)?;
-        mount::clear_stale(&self.config.mount)?;
-        limits::check_mount_point(&self.config.mount)?;
+        match handover::inherit(&self.config.mount) {
+            Some(kept) => self.kept.set(Some(kept)),
+            None => {
+                mount::clear_stale(&self.config.mount)?;
+                limits::check_mount_point(&self.config.mount)?;
+            }
+        }
         let store = Store::open(&root.private("meta")?).map_err(Error::Store)?;
         self.with_volumes(&root, &Arc::new(store))
     }
@@ -98,30 +113,70 @@ impl Daemon {
         let backend = backend::start(&self.config, root, store)?;
         let volumes = Volumes::new(backend, self.config.max_active);
         let recorded = root.record_backend(volumes.backend().name());
-        let served = recorded.and_then(|()| self.with_snapshots(store, &volumes));
+        let served = recorded.and_then(|()| self.with_snapshots(root, store, &volumes));
         and_then_down(served, volumes.stop().map_err(Error::TakeDown))
     }
 
-    fn with_snapshots(&self, store: &Arc<Store>, volumes: &Arc<Volumes>) -> Result<()> {
+    fn with_snapshots(
+        &self,
+        root: &Root,
+        store: &Arc<Store>,
+        volumes: &Arc<Volumes>,
+    ) -> Result<()> {
         let started = Snapshots::start(Arc::clone(store), Arc::clone(volumes));
         let (snapshots, recovery) = started.map_err(Error::Recover)?;
         report(&recovery);
-        let served = if self.stop.is_requested() { Ok(()) } else { self.with_mount(&snapshots) };
+        let served =
+            if self.stop.is_requested() { Ok(()) } else { self.with_layers(root, &snapshots) };
         and_then_down(served, snapshots.close().map_err(Error::Close))
     }
 
-    fn with_mount(&self, snapshots: &Arc<Snapshots>) -> Result<()> {
-        let mount = Mount::new(&self.config.mount, snapshots)?;
-        let served = self.with_socket(snapshots, &mount);
+    fn with_layers(&self, root: &Root, snapshots: &Arc<Snapshots>) -> Result<()> {
+        let started = LayerStore::start(Arc::clone(snapshots), &root.private("layers")?);
+        let (layers, restored) = started.map_err(|error| Error::Layers(Box::new(error)))?;
+        report_layers(&restored);
+        self.with_mount(snapshots, &layers)
+    }
+
+    fn with_mount(&self, snapshots: &Arc<Snapshots>, layers: &Arc<LayerStore>) -> Result<()> {
+        let mount = Mount::new(&self.config.mount, snapshots, self.kept.take())?;
+        let served = self.with_collector(snapshots, layers, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }
 
-    fn with_socket(&self, snapshots: &Arc<Snapshots>, mount: &Mount) -> Result<()> {
+    fn with_collector(
+        &self,
+        snapshots: &Arc<Snapshots>,
+        layers: &Arc<LayerStore>,
+        mount: &Mount,
+    ) -> Result<()> {
+        let containerds = self.config.containerd_namespace.clone();
+        let collector = Collector::new(Arc::clone(snapshots), containerds, schedule(self.config.gc));
+        let (tree, asked) = (self.config.mount.clone(), Arc::clone(snapshots));
+        let mounts = Mounted::new(Box::new(move || mounted::list(&tree, &asked)));
+        collector.register(Arc::new(mounts));
+        collector.start().map_err(Error::Collector)?;
+        let served = self.with_socket(snapshots, &collector, layers, mount);
+        collector.stop();
+        served
+    }
+
+    fn with_socket(
+        &self,
+        snapshots: &Arc<Snapshots>,
+        collector: &Arc<Collector>,
+        layers: &Arc<LayerStore>,
+        mount: &Mount,
+    ) -> Result<()> {
         let listener = Listener::bind(&self.config.socket)?;
         let context = Arc::new(Context {
             snapshots: Arc::clone(snapshots),
+            collector: Arc::clone(collector),
+            layers: Arc::clone(layers),
             settle: mount.settle(),
+            requests: mount.requests(),
             containerd_namespace: self.config.containerd_namespace.clone(),
+            mount_form: self.config.mount_form,
             root: self.config.root.clone(),
             mount: self.config.mount.clone(),
             socket: self.config.socket.clone(),
@@ -154,14 +209,38 @@ impl Daemon {
     }
 }
 
+fn schedule(gc: Collecting) -> gc::Settings {
+    gc::Settings {
+        pause_threshold: gc.pause_threshold.get(),
+        deletion_threshold: gc.deletion_threshold,
+        mutation_threshold: gc.mutation_threshold,
+        schedule_delay: gc.schedule_delay,
+        startup_delay: gc.startup_delay,
+    }
+}
+
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, lost, unnamed } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, kept, keeping, lost, unnamed } = recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
+    if let Some(reason) = keeping {
+        tracing::warn!(kept, reason, "volumes that no record names are kept: see `thinfs check`");
+    }
     for key in lost {
         tracing::error!(key, "the backend has lost this snapshot's volume");
     }
     for volume in unnamed {
         tracing::warn!(%volume, "a recorded volume belongs to no snapshot");
+    }
+}
+
+fn report_layers(restored: &Restored) {
+    let Restored { layers, rw_layers, images, abandoned, collected, stray_records, .. } = restored;
+    tracing::info!(layers, rw_layers, images, abandoned, collected, stray_records, "layers restored");
+    for layer in &restored.unreadable {
+        tracing::error!(layer, "a layer can't be read and is skipped");
+    }
+    for chain in &restored.without_record {
+        tracing::error!(%chain, "a layer has lost its tar-split record: it can't be exported");
     }
 }
 

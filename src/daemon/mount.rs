@@ -12,9 +12,11 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
 use super::error::{Error, Result};
+use super::handover;
 use super::stop::Stop;
 use crate::fs::{Config, Fs};
-use crate::fuse::{MountConfig, Session, clear_stale_mount};
+use crate::fuse::{Kept, MountConfig, Session, clear_stale_mount};
+use crate::grpc::Requests;
 use crate::snapshot::Snapshots;
 
 /// How long a stop waits for those who have files open or stand in the tree.
@@ -47,10 +49,22 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>) -> Result<Self> {
+    /// Mounts, or takes over what a daemon that died has left mounted.
+    pub(super) fn new(path: &Path, snapshots: &Arc<Snapshots>, kept: Option<Kept>) -> Result<Self> {
         let fs = Fs::new(Arc::clone(snapshots), Config::default());
-        let session = Session::mount(Arc::clone(&fs), &MountConfig::at(path))
-            .map_err(failed("mount", path))?;
+        let config = MountConfig { outlives: handover::is_offered(), ..MountConfig::at(path) };
+        let session = match kept {
+            Some(kept) => Session::take_over(Arc::clone(&fs), &config, kept)
+                .map_err(failed("take over the mount", path))?,
+            None => {
+                let session =
+                    Session::mount(Arc::clone(&fs), &config).map_err(failed("mount", path))?;
+                if let Some((device, ledger)) = session.to_keep() {
+                    handover::keep(device, ledger);
+                }
+                session
+            }
+        };
         let connection = rustix::fs::stat(path).map(|stat| rustix::fs::minor(stat.st_dev));
         let abort = connection.and_then(Abort::open).map_err(|error| {
             tracing::warn!(%error, "open files and bind mounts may hold up the stop: no control over the connection");
@@ -68,6 +82,17 @@ impl Mount {
         })
     }
 
+    /// A function that tells what the kernel has asked so far.
+    pub(super) fn requests(&self) -> Box<dyn Fn() -> Requests + Send + Sync> {
+        let stats = Arc::clone(self.session.stats());
+        Box::new(move || Requests {
+            counts: stats.all(),
+            synchronous: stats.synchronous(),
+            waited: stats.waited(),
+            passthrough: stats.passthrough(),
+        })
+    }
+
     /// False once somebody else has unmounted it.
     pub(super) fn is_alive(&self) -> bool {
         self.session.is_alive()
@@ -76,6 +101,9 @@ impl Mount {
     /// Unmounts. Those who use it are waited for, [`PATIENCE`] at most and not at all in a hurry;
     /// then they are cut off, so that every volume can be flushed and deactivated.
     pub(super) fn take_down(self, stop: &Stop) -> Result<()> {
+        if self.session.to_keep().is_some() {
+            handover::withdraw();
+        }
         if self.is_alive() {
             self.detach(stop).map_err(|errno| failed("unmount", &self.path)(errno.into()))?;
             self.cut_off();

@@ -5,6 +5,7 @@
 //! ├── thinfs.lock 0600  flock held by the daemon, its pid inside
 //! ├── backend     0600  which backend holds this root's data, one word
 //! ├── meta/       0700  the store
+//! ├── layers/     0700  tar-split records
 //! ├── native/     0700  or
 //! ├── thin/       0700  the pool's files
 //! └── mnt/              the FUSE root is mounted here unless told otherwise

@@ -1,18 +1,19 @@
 //! Attributes changed: `chmod`, `chown`, `truncate`, `utimensat`, and the flags of `chattr`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmodat,
-    chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, utimensat,
+    AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    chmodat, chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, statx,
+    utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::nodes::proc_path;
 use super::slots::At;
-use super::types::{Attr, Caller, Changes, Known, NodeId, SetTime};
-use super::{Error, Fs, Result};
+use super::types::{Attr, Caller, Changes, Known, Moment, NodeId, SetTime};
+use super::{Error, Fs, Result, privileges};
 use crate::sys::{creds, ioctl};
 
 /// The file attribute ioctls that pass.
@@ -49,7 +50,10 @@ impl Fs {
         let file = self.cached.nodes.descriptor(&at)?;
         if changes.uid.is_some() || changes.gid.is_some() {
             let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-            chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            // Which bits go is decided below, by the caller's right alone: the kernel says "all" of any chown.
+            let caller = Caller { fsetid: None, ..*caller };
+            let change = || chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH);
+            privileges::change(&caller, &file, change)?;
         }
         if let Some(mode) = changes.mode {
             change_mode(&file, mode)?;
@@ -68,12 +72,32 @@ impl Fs {
         if !caller.may_wait && self.is_large(at, size)? {
             return Err(Error::WouldWait);
         }
+        let cut = |file: &OwnedFd| privileges::change(caller, file, || ftruncate(file, size));
         match handle.and_then(|handle| self.open.get(handle).ok()) {
-            Some(file) if file.check_writer().is_ok() => Ok(ftruncate(&file.fd, size)?),
-            _ => {
-                Ok(ftruncate(self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?)
-            }
+            Some(file) if file.check_writer().is_ok() => Ok(cut(&file.fd)?),
+            _ => Ok(cut(&self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?)?),
         }
+    }
+
+    /// The attributes of a node, and when it came to be, where that is known.
+    pub fn attr_with_birth(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+    ) -> Result<(Known, Option<Moment>)> {
+        let known = self.getattr(caller, node)?;
+        if self.place(node).is_some() {
+            return Ok((known, None));
+        }
+        let Some(at) = self.cached.slots.at_once(&self.snapshots, node)? else {
+            // A root of which nothing is known yet.
+            return Ok((known, None));
+        };
+        let file = self.cached.nodes.descriptor(&at)?;
+        let stat = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
+        let born = Moment { seconds: stat.stx_btime.tv_sec, nanoseconds: stat.stx_btime.tv_nsec };
+        let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        Ok((known, has_birth.then_some(born)))
     }
 
     /// `readlink`.

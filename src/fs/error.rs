@@ -46,17 +46,25 @@ fn volume_errno(error: &volume::Error) -> Errno {
         volume::Error::ReadOnly(_) => Errno::ROFS,
         volume::Error::NoSpace(_) => Errno::NOSPC,
         volume::Error::Cancelled(_) => Errno::INTR,
-        volume::Error::Io { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+        volume::Error::Io { source, .. } => shortage(source).unwrap_or(Errno::IO),
         volume::Error::NotFaulty(_) => Errno::NOENT,
         volume::Error::Missing(_) | volume::Error::Backend { .. } => Errno::IO,
     }
 }
 
+/// What a caller understands of a volume that can't be had: that something ran out. The rest (a directory that is
+/// gone, a superblock that is none) would read as if it were about the caller's own path.
+fn shortage(error: &std::io::Error) -> Option<Errno> {
+    let errno = Errno::from_io_error(error)?;
+    matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::MFILE | Errno::NFILE)
+        .then_some(errno)
+}
+
 fn snapshot_errno(error: &snapshot::Error) -> Errno {
     use snapshot::Error;
     match error {
-        Error::NotFound(_) | Error::ParentNotFound(_) => Errno::NOENT,
-        Error::AlreadyExists(_) => Errno::EXIST,
+        Error::NotFound(_) | Error::ParentNotFound(_) | Error::NoSuch { .. } => Errno::NOENT,
+        Error::AlreadyExists(_) | Error::Exists { .. } => Errno::EXIST,
         Error::InvalidName(_) | Error::InvalidArgument(_) => Errno::INVAL,
         Error::WrongKind { .. } | Error::ParentNotCommitted { .. } => Errno::PERM,
         Error::HasChildren(_) | Error::FailedPrecondition(_) => Errno::BUSY,

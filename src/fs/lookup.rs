@@ -27,7 +27,7 @@ use super::types::{Attr, Caller, Entry, FOREVER, Found, Known, NodeId};
 use super::{Fs, Result};
 use crate::snapshot::{self, Info};
 use crate::sys::handle::FileHandle;
-use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey};
+use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, is_in_the_making};
 
 /// How many volumes a second may be activated only because root asked for attributes.
 const ACTIVATIONS: f64 = 8.0;
@@ -204,8 +204,12 @@ impl Fs {
         if let Some(attr) = last {
             return Ok(Peek::Last(attr));
         }
-        if caller.uid != 0 || self.budget.may_activate(caller.may_wait) {
-            return Ok(Peek::At(self.at(caller, node)?));
+        if !caller.is_root() || self.budget.may_activate(caller.may_wait) {
+            return match self.at(caller, node) {
+                // Handed out as a block device: whoever wants to go in is told that it is busy.
+                Err(super::Error::Os(Errno::BUSY)) => Ok(Peek::Guess),
+                at => at.map(Peek::At),
+            };
         }
         Ok(Peek::Guess)
     }
@@ -242,7 +246,7 @@ impl Fs {
         };
         let elsewhere = namespace != *self.tree.shown();
         let visible =
-            elsewhere && (caller.uid == 0 || self.snapshots.namespaces()?.contains(&namespace));
+            elsewhere && (caller.is_root() || self.snapshots.namespaces()?.contains(&namespace));
         Ok(visible.then_some(namespace))
     }
 
@@ -276,6 +280,9 @@ impl Fs {
         let Some(key) = self.key_named(namespace, name)? else {
             return Ok(None);
         };
+        if is_in_the_making(namespace, &key) {
+            return Ok(None);
+        }
         match self.snapshots.stat(namespace, &key) {
             Ok(info) if info.snapshot.kind == kind => Ok(Some(info)),
             Ok(_) | Err(snapshot::Error::NotFound(_)) => Ok(None),

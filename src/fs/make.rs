@@ -84,6 +84,7 @@ impl Fs {
         let (directory, file) =
             (self.cached.nodes.descriptor(&at)?, self.cached.nodes.descriptor(&file_at)?);
         linkat(&file, "", &directory, name, AtFlags::EMPTY_PATH)?;
+        self.cached.nodes.has_name(node);
         self.entry_below(&at, directory.as_fd(), name)
     }
 
@@ -117,7 +118,7 @@ impl Fs {
         drop(directory);
         let at = At { node: entry.known.attr.node, ..at };
         let writer = asked.writes().then_some(writer);
-        Ok((entry, self.open.insert(at, file, writer)))
+        Ok((entry, self.open.insert(at, asked, file, writer)))
     }
 
     fn make(
@@ -150,7 +151,7 @@ impl Fs {
 
 /// With the caller's ids and umask. Whether the caller may set the set-group-id bit the kernel has decided,
 /// knowing all of the caller's groups.
-fn as_caller<T>(
+pub(super) fn as_caller<T>(
     caller: &Caller,
     mode: u32,
     work: impl FnOnce() -> rustix::io::Result<T>,

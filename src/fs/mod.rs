@@ -30,8 +30,10 @@ mod lookup;
 mod make;
 mod manage;
 pub mod names;
+mod nameless;
 mod nodes;
 mod open;
+mod privileges;
 mod remove;
 mod slots;
 #[cfg(test)]
@@ -132,6 +134,9 @@ impl Fs {
     /// The kernel forgets a node that it was told of `lookups` times. To drop what this gives back may take
     /// time.
     pub fn forget(&self, node: NodeId, lookups: u64) -> Option<impl Send + 'static> {
+        if let Some(slot) = node.snapshot().and_then(|snapshot| self.cached.slots.get(snapshot)) {
+            self.cached.nodes.uncache(slot.volume, node);
+        }
         self.cached.nodes.forget(node, lookups)
     }
 

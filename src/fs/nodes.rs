@@ -180,14 +180,30 @@ impl Nodes {
         orphan.filter(|orphan| orphan.is_large)
     }
 
-    /// The node's last name is gone. `is_large`: to free its blocks takes time.
-    pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd, is_large: bool) {
-        let key = (writer.pin().volume(), node.ino());
+    /// The kernel has let go of the node: what is cached of it would only keep its inode in memory.
+    pub fn uncache(&self, volume: VolumeId, node: NodeId) {
+        let key = (volume, node.ino());
         let cached = self.shard(key).lock().pop(&key);
         drop(cached);
+    }
+
+    /// The node's last name is gone. `is_large`: to free its blocks takes time.
+    pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd, is_large: bool) {
+        self.uncache(writer.pin().volume(), node);
         let orphan = Orphan { file: Arc::new(file), is_large, _writer: writer.clone() };
         if self.orphans.lock().insert(node, orphan).is_none() {
             self.orphan_count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The node has been given a name.
+    pub fn has_name(&self, node: NodeId) {
+        if self.orphan_count.load(Relaxed) == 0 {
+            return;
+        }
+        let orphan = self.orphans.lock().remove(&node);
+        if orphan.is_some() {
+            self.orphan_count.fetch_sub(1, Relaxed);
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{
@@ -16,7 +17,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use super::slots::At;
 use super::types::{Caller, NodeId};
-use super::{Error, Fs, Notice, Result};
+use super::{Error, Fs, Notice, Result, privileges};
 use crate::sys::creds;
 use crate::volume::{Pin, Writer};
 
@@ -43,6 +44,12 @@ impl Asked {
         self.0.contains(OFlags::DIRECT)
     }
 
+    /// Whether the kernel opens it to execute it: `FMODE_EXEC`, which it leaves in the flags.
+    fn executes(self) -> bool {
+        const FMODE_EXEC: OFlags = OFlags::from_bits_retain(0x20);
+        self.0.contains(FMODE_EXEC)
+    }
+
     fn truncates(self) -> bool {
         self.0.contains(OFlags::TRUNC)
     }
@@ -51,14 +58,10 @@ impl Asked {
         self.0.contains(OFlags::EXCL)
     }
 
-    /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned.
+    /// Those that matter on our side. `O_DIRECT` doesn't: requests aren't aligned. `O_APPEND` would be wrong:
+    /// the kernel says where to write, and may write mapped pages by way of any handle.
     pub(super) fn backing_flags(self) -> OFlags {
-        let kept = OFlags::RWMODE
-            | OFlags::APPEND
-            | OFlags::TRUNC
-            | OFlags::NOATIME
-            | OFlags::DSYNC
-            | OFlags::SYNC;
+        let kept = OFlags::RWMODE | OFlags::TRUNC | OFlags::NOATIME | OFlags::DSYNC | OFlags::SYNC;
         self.0.intersection(kept) | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC
     }
 }
@@ -80,23 +83,60 @@ pub struct OpenFile {
     /// The backing file.
     pub fd: OwnedFd,
     writer: Option<Writer>,
+    executed: bool,
     _pin: Pin,
 }
 
 /// All open files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpenFiles {
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    /// Starts at the present time in nanoseconds: no number of an earlier daemon is ever used again.
     next: AtomicU64,
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
     bypassed_count: AtomicUsize,
+    /// How often each node is open as the program of a process.
+    executed: Mutex<HashMap<NodeId, usize>>,
+}
+
+impl Default for OpenFiles {
+    fn default() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            files: RwLock::default(),
+            next: AtomicU64::new(now.as_nanos() as u64),
+            bypassed: Mutex::default(),
+            bypassed_count: AtomicUsize::new(0),
+            executed: Mutex::default(),
+        }
+    }
 }
 
 impl OpenFiles {
-    pub(super) fn insert(&self, at: At, fd: OwnedFd, writer: Option<Writer>) -> Opened {
-        let file = Arc::new(OpenFile { node: at.node, fd, writer, _pin: at.pin });
-        let handle = self.next.fetch_add(1, Relaxed) + 1;
+    pub(super) fn insert(
+        &self,
+        at: At,
+        asked: Asked,
+        fd: OwnedFd,
+        writer: Option<Writer>,
+    ) -> Opened {
+        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, asked, fd, writer)
+    }
+
+    fn insert_as(
+        &self,
+        handle: u64,
+        at: At,
+        asked: Asked,
+        fd: OwnedFd,
+        writer: Option<Writer>,
+    ) -> Opened {
+        let executed = asked.executes();
+        if executed {
+            *self.executed.lock().entry(at.node).or_default() += 1;
+        }
+        let file = Arc::new(OpenFile { node: at.node, fd, writer, executed, _pin: at.pin });
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
     }
@@ -110,6 +150,21 @@ impl OpenFiles {
         drop(files);
         self.bypassed.lock().clear();
         self.bypassed_count.store(0, Relaxed);
+        self.executed.lock().clear();
+    }
+
+    fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
+        let file = self.files.write().remove(&handle)?;
+        if file.executed {
+            let mut executed = self.executed.lock();
+            if let Some(count) = executed.get_mut(&file.node) {
+                *count -= 1;
+                if *count == 0 {
+                    executed.remove(&file.node);
+                }
+            }
+        }
+        Some(file)
     }
 
     pub(super) fn is_bypassed(&self, node: NodeId) -> bool {
@@ -127,8 +182,46 @@ impl Fs {
         if asked.truncates() && !caller.may_wait && self.is_large(&at, 0)? {
             return Err(Error::WouldWait);
         }
-        let fd = self.cached.nodes.open(&at, asked.backing_flags())?;
-        Ok(self.open.insert(at, fd, writer.filter(|_| asked.writes())))
+        // The kernel checks this for those who open for writing before it asks us, and for those who only truncate
+        // afterwards, when the program would be gone.
+        if asked.truncates() && !asked.writes() && self.open.executed.lock().contains_key(&node) {
+            return Err(Errno::TXTBSY.into());
+        }
+        let fd = self.open_backing(caller, &at, asked)?;
+        Ok(self.open.insert(at, asked, fd, writer.filter(|_| asked.writes())))
+    }
+
+    /// Opens a file again that the kernel has had open since before this daemon, under the number that it knows.
+    /// One that has lost its name meanwhile is held as if it had lost it now.
+    pub fn reopen(&self, node: NodeId, asked: Asked, handle: u64) -> Result<()> {
+        let at = self.cached.slots.activate(&self.snapshots, node)?;
+        let flags = asked.backing_flags().difference(OFlags::TRUNC);
+        let fd = self.cached.nodes.open(&at, flags)?;
+        let nameless = rustix::fs::fstat(&fd)?.st_nlink == 0;
+        let writer = if asked.writes() || nameless { Some(at.pin.writer()?) } else { None };
+        if let Some(writer) = writer.as_ref().filter(|_| nameless) {
+            let path = super::nodes::proc_path(&fd);
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let kept = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
+            self.cached.nodes.keep_orphan(writer, node, kept, false);
+        }
+        self.open.insert_as(handle, at, asked, fd, writer.filter(|_| asked.writes()));
+        Ok(())
+    }
+
+    fn open_backing(&self, caller: &Caller, at: &At, asked: Asked) -> Result<OwnedFd> {
+        let flags = asked.backing_flags();
+        let open = |flags| self.cached.nodes.open(at, flags);
+        match asked.truncates() {
+            true => privileges::change(caller, self.cached.nodes.descriptor(at)?, || open(flags)),
+            // A file that can only be appended to (`chattr +a`) can be opened in no other way.
+            false => match open(flags) {
+                Err(Error::Os(Errno::PERM)) if asked.0.contains(OFlags::APPEND) => {
+                    open(flags | OFlags::APPEND)
+                }
+                opened => opened,
+            },
+        }
     }
 
     /// Whether cutting the file to `size` would free so much that it takes time.
@@ -145,8 +238,7 @@ impl Fs {
 
     /// The kernel has closed the file.
     pub fn release(&self, handle: u64) {
-        let file = self.open.files.write().remove(&handle);
-        drop(file);
+        drop(self.open.remove(handle));
     }
 
     /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no
@@ -199,10 +291,14 @@ impl OpenFile {
         Ok(done)
     }
 
-    /// Writes; says how much. Takes away set-user-id and set-group-id bits.
-    pub fn write(&self, data: &[u8], offset: u64) -> Result<usize> {
+    /// Writes; says how much. Takes away set-user-id and set-group-id bits that the caller can't leave.
+    pub fn write(&self, caller: &Caller, data: &[u8], offset: u64) -> Result<usize> {
         creds::prepare_thread()?;
         self.check_writer()?;
+        privileges::change(caller, &self.fd, || self.write_out(data, offset))
+    }
+
+    fn write_out(&self, data: &[u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < data.len() {
             match pwrite(&self.fd, &data[done..], offset + done as u64) {
@@ -222,11 +318,11 @@ impl OpenFile {
     }
 
     /// `fallocate`, with its mode bits.
-    pub fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+    pub fn allocate(&self, caller: &Caller, mode: u32, offset: u64, len: u64) -> Result<()> {
         creds::prepare_thread()?;
         self.check_writer()?;
         let flags = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        Ok(fallocate(&self.fd, flags, offset, len)?)
+        Ok(privileges::change(caller, &self.fd, || fallocate(&self.fd, flags, offset, len))?)
     }
 
     /// The next data or hole from here.
@@ -237,6 +333,7 @@ impl OpenFile {
     /// Copies within the backing filesystem, sharing blocks where it can.
     pub fn copy_to(
         &self,
+        caller: &Caller,
         mut offset: u64,
         target: &OpenFile,
         mut target_offset: u64,
@@ -244,7 +341,14 @@ impl OpenFile {
     ) -> Result<usize> {
         creds::prepare_thread()?;
         target.check_writer()?;
-        Ok(copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)?)
+        Ok(privileges::change(caller, &target.fd, || {
+            copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)
+        })?)
+    }
+
+    /// Whether it has a set-user-id or set-group-id bit. Who changes such a file must be asked about each time.
+    pub fn has_privileges(&self) -> bool {
+        privileges::has_privileges(&self.fd)
     }
 
     /// Whether it was opened for writing.

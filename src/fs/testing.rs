@@ -13,7 +13,8 @@ use crate::types::{Labels, Namespace, SnapshotKey};
 use crate::volume::{NativeBackend, NativeConfig, Volumes};
 
 /// Root, who may wait.
-pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022, may_wait: true };
+pub const ROOT: Caller =
+    Caller { uid: 0, gid: 0, pid: 0, umask: 0o022, fsetid: None, may_wait: true };
 
 pub struct Rig {
     pub fs: Arc<Fs>,

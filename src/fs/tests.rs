@@ -117,7 +117,7 @@ fn attributes_of_set_user_id_files_hold_for_no_time() {
     };
     let known = rig.fs.setattr(&ROOT, entry.known.attr.node, &changes, None).unwrap();
     assert_eq!((known.ttl, known.attr.mode & 0o7777), (Duration::ZERO, 0o4755));
-    opened.file.write(b"x", 0).unwrap();
+    opened.file.write(&Caller { fsetid: Some(false), ..ROOT }, b"x", 0).unwrap();
     assert_eq!(rig.fs.getattr(&ROOT, entry.known.attr.node).unwrap().attr.mode & 0o7777, 0o755);
     rig.fs.begin_bypass(entry.known.attr.node);
     assert_eq!(rig.fs.getattr(&ROOT, entry.known.attr.node).unwrap().ttl, Duration::ZERO);

@@ -6,8 +6,10 @@
 //! ├── view/             3
 //! ├── committed/        4
 //! └── .ns/              5   the other namespaces
-//!     └── <namespace>/  16 + 4n, then its active/, view/ and committed/
+//!     └── <namespace>/  16 + 4n, then its active/, view/ and committed/; n is a hash of its name
 //! ```
+//!
+//! A namespace's node ids are the same in every daemon of one root, but for two that fall on one hash.
 //!
 //! A listing is ordered by snapshot id, and the id is the cookie from which it goes on: ids never change and
 //! are never used again, so that a listing that runs while snapshots come and go shows each of the others
@@ -24,12 +26,14 @@ use parking_lot::{Mutex, RwLock};
 use super::types::{Attr, Moment, NodeId};
 use super::{Result, names};
 use crate::snapshot::Snapshots;
-use crate::types::{Kind, Namespace, SnapshotId};
+use crate::types::{Kind, Namespace, SnapshotId, is_in_the_making};
 
 const TOP: u64 = 1;
 const NAMESPACES: u64 = 5;
 const FIRST_NAMESPACE: u64 = 16;
 const EACH_NAMESPACE: u64 = 4;
+/// How many numbers there are for namespaces.
+const NUMBERS: u64 = 1 << 29;
 /// How many listings are kept while they are being read.
 const LISTINGS: usize = 4;
 /// How many snapshots are asked of the store at a time.
@@ -57,8 +61,8 @@ pub struct Tree {
     shown: Namespace,
     permissions: u32,
     started: Moment,
-    /// A namespace's place here is in its node ids; it never moves.
-    namespaces: RwLock<Vec<Namespace>>,
+    /// By the number that is in their node ids.
+    namespaces: RwLock<HashMap<u64, Namespace>>,
     changes: Mutex<HashMap<Place, Changed>>,
     listings: Mutex<LruCache<Place, (u64, Arc<Listing>)>>,
 }
@@ -104,8 +108,7 @@ impl Tree {
             _ if node.snapshot().is_some() => None,
             id => {
                 let index = id.checked_sub(FIRST_NAMESPACE)?;
-                let namespace =
-                    self.namespaces.read().get((index / EACH_NAMESPACE) as usize)?.clone();
+                let namespace = self.namespaces.read().get(&(index / EACH_NAMESPACE))?.clone();
                 Some(match index % EACH_NAMESPACE {
                     0 => Place::Namespace(namespace),
                     offset => Place::Snapshots(namespace, kind(offset - 1)),
@@ -121,9 +124,8 @@ impl Tree {
                 return NodeId(TOP);
             };
             let mut namespaces = self.namespaces.write();
-            if !namespaces.contains(namespace) {
-                namespaces.push(namespace.clone());
-            }
+            let number = number(&namespaces, namespace);
+            namespaces.entry(number).or_insert_with(|| namespace.clone());
             drop(namespaces);
             self.known_node(place).unwrap_or(NodeId(TOP))
         })
@@ -132,8 +134,9 @@ impl Tree {
     /// The node of a virtual directory, if the kernel can know it.
     pub fn known_node(&self, place: &Place) -> Option<NodeId> {
         let base = |namespace: &Namespace| {
-            let index = self.namespaces.read().iter().position(|known| known == namespace)?;
-            Some(FIRST_NAMESPACE + EACH_NAMESPACE * index as u64)
+            let namespaces = self.namespaces.read();
+            let number = number(&namespaces, namespace);
+            namespaces.contains_key(&number).then_some(FIRST_NAMESPACE + EACH_NAMESPACE * number)
         };
         let offset =
             |kind: &Kind| Kind::ALL.iter().position(|other| other == kind).unwrap_or(0) as u64;
@@ -194,13 +197,23 @@ impl Tree {
     }
 }
 
+/// The number of a namespace: its own, or the one that it is to get.
+fn number(known: &HashMap<u64, Namespace>, namespace: &Namespace) -> u64 {
+    let mut number = u64::from(crc32c::crc32c(namespace.to_string().as_bytes())) % NUMBERS;
+    while known.get(&number).is_some_and(|other| other != namespace) {
+        number = (number + 1) % NUMBERS;
+    }
+    number
+}
+
 fn read_listing(snapshots: &Snapshots, namespace: &Namespace, kind: Kind) -> Result<Listing> {
     let mut listing = Listing::new();
     let mut after = None;
     loop {
         let page = snapshots.page(namespace, kind, after.as_ref(), PAGE)?;
         let last = page.last().map(|(key, _)| key.clone());
-        listing.extend(page.iter().map(|(key, id)| (*id, names::encode(key))));
+        let shown = page.iter().filter(|(key, _)| !is_in_the_making(namespace, key));
+        listing.extend(shown.map(|(key, id)| (*id, names::encode(key))));
         if last.is_none() || page.len() < PAGE {
             break;
         }
@@ -234,6 +247,9 @@ mod tests {
             assert_eq!(tree.place(node), Some(place));
         }
         assert_eq!(tree.place(NodeId(6)), None);
-        assert_eq!(tree.place(NodeId(20)), None);
+        assert_eq!(tree.place(NodeId(16)), None, "the number follows from the name");
+        let again = Tree::new(Namespace::default(), 0o755);
+        let place = Place::Snapshots(other(), Kind::View);
+        assert_eq!(again.node(&place), tree.node(&place), "and is the same in every daemon");
     }
 }

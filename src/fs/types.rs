@@ -62,17 +62,53 @@ impl fmt::Debug for NodeId {
 /// Who asks, and whether the answer may take long.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// Filesystem uid.
+    /// Filesystem uid; [`Caller::UNSAID`] where the kernel doesn't say it.
     pub uid: u32,
-    /// Filesystem gid.
+    /// Filesystem gid; [`Caller::UNSAID`] where the kernel doesn't say it.
     pub gid: u32,
     /// Thread id; 0 when it is in a process namespace that we don't see.
     pub pid: u32,
     /// Applies to what is created, unless the directory has a default ACL.
     pub umask: u32,
+    /// Whether it holds `CAP_FSETID`, as far as the kernel has said.
+    pub fsetid: Option<bool>,
     /// Whether the operation may wait for a device, a mount or the store. If not it answers
     /// [`super::Error::WouldWait`] before it has changed anything.
     pub may_wait: bool,
+}
+
+impl Caller {
+    /// Where mounts may be idmapped, the kernel says only of those who make something who they are: on that
+    /// mount. Who may do what it decides by itself.
+    pub const UNSAID: u32 = u32::MAX;
+
+    /// Whether it is root, on this machine and not only in a user namespace. Where the kernel didn't say it,
+    /// this looks into /proc, and takes whom it doesn't see there for another.
+    pub fn is_root(&self) -> bool {
+        if self.uid != Self::UNSAID {
+            return self.uid == 0;
+        }
+        std::fs::read_to_string(format!("/proc/{}/status", self.pid))
+            .is_ok_and(|status| filesystem_uid(&status) == Some(0))
+    }
+
+    /// Whether it is in a group. The kernel says only one of its groups, the rest stands in /proc.
+    pub fn is_in_group(&self, gid: u32) -> bool {
+        self.gid == gid
+            || std::fs::read_to_string(format!("/proc/{}/status", self.pid))
+                .is_ok_and(|status| groups(&status).any(|group| group == gid))
+    }
+
+    /// Whether it holds `CAP_FSETID`; root is taken to.
+    pub fn holds_fsetid(&self) -> bool {
+        self.fsetid.unwrap_or_else(|| self.is_root())
+    }
+}
+
+/// The last of the four uids in `/proc/<pid>/status`.
+fn filesystem_uid(status: &str) -> Option<u32> {
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// A moment as file systems keep it: seconds since the epoch, and nanoseconds after that second.
@@ -293,6 +329,13 @@ pub fn check_component(name: &std::ffi::OsStr) -> Result<()> {
     if single { Ok(()) } else { Err(rustix::io::Errno::INVAL.into()) }
 }
 
+/// The filesystem gid and the supplementary groups in `/proc/<pid>/status`.
+fn groups(status: &str) -> impl Iterator<Item = u32> {
+    let line = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let own = line("Gid:").split_whitespace().skip(3).take(1);
+    own.chain(line("Groups:").split_whitespace()).filter_map(|group| group.parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +352,20 @@ mod tests {
             Moment::from(UNIX_EPOCH + Duration::new(5, 7)),
             Moment { seconds: 5, nanoseconds: 7 }
         );
+    }
+
+    #[test]
+    fn an_unsaid_caller_is_who_proc_says_it_is() {
+        let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t0\t0\t0\t0\n";
+        assert_eq!(filesystem_uid(status), Some(4));
+        assert_eq!(filesystem_uid("Name:\tx"), None);
+        let status = "Gid:\t1\t2\t3\t4\nFDSize:\t64\nGroups:\t7 8 \n";
+        assert_eq!(groups(status).collect::<Vec<_>>(), [4, 7, 8]);
+        let caller = |uid, pid| Caller { uid, pid, ..crate::fs::testing::ROOT };
+        let own = std::process::id();
+        assert!(caller(Caller::UNSAID, own).is_root(), "the tests run as root");
+        assert!(!caller(Caller::UNSAID, 0).is_root());
+        assert!(caller(0, 0).is_root() && !caller(1, own).is_root());
     }
 
     #[test]

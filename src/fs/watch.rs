@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::tree::Place;
 use super::types::NodeId;
-use super::{Fs, Notice, names};
+use super::{Fs, Notice, Result, names};
 use crate::snapshot::{Change, Info, Watcher};
 use crate::types::{Kind, Namespace, SnapshotKey};
 
@@ -45,6 +45,12 @@ impl Watcher for Follower {
             Change::Updated(_) => {}
         }
     }
+
+    fn handed_out(&self, info: &Info) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.handed_out(info);
+        }
+    }
 }
 
 impl Fs {
@@ -62,6 +68,13 @@ impl Fs {
         self.relist(&info.namespace, Kind::Committed);
     }
 
+    /// Whatever the kernel and we remember of its files may be wrong from now on.
+    fn handed_out(&self, info: &Info) {
+        self.cached.slots.remove(info.snapshot.id);
+        self.drop_name(&info.namespace, info.snapshot.kind, &info.key);
+        self.invalidator.notify(Notice::Content(NodeId::root_of(info.snapshot.id)));
+    }
+
     fn removed(&self, info: &Info) {
         self.cached.slots.remove(info.snapshot.id);
         self.drop_name(&info.namespace, info.snapshot.kind, &info.key);
@@ -69,6 +82,23 @@ impl Fs {
         if info.namespace != *self.tree.shown() {
             self.relist_place(&Place::Namespaces);
         }
+    }
+
+    /// The kernel may know directories that an earlier daemon told it of: makes sure that we do too.
+    pub fn know_all_places(&self) -> Result<()> {
+        for namespace in self.snapshots.namespaces()? {
+            self.tree.node(&Place::Namespace(namespace));
+        }
+        Ok(())
+    }
+
+    /// Has the kernel ask anew what the directories of snapshots hold.
+    pub fn relist_all(&self) {
+        let namespaces = self.snapshots.namespaces().unwrap_or_default();
+        for namespace in namespaces {
+            Kind::ALL.into_iter().for_each(|kind| self.relist(&namespace, kind));
+        }
+        self.relist_place(&Place::Namespaces);
     }
 
     fn relist(&self, namespace: &Namespace, kind: Kind) {

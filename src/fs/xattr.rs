@@ -14,14 +14,14 @@
 use std::ffi::OsStr;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{XattrFlags, fstat, getxattr, listxattr, removexattr, setxattr};
+use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
 
 use super::lookup::Peek;
-use super::nodes::{Descriptor, proc_path};
+use super::nodes::proc_path;
 use super::slots::At;
 use super::types::{Caller, NodeId};
-use super::{Error, Fs, Result};
+use super::{Error, Fs, Result, privileges};
 use crate::snapshot::Info;
 use crate::sys::creds;
 
@@ -63,8 +63,12 @@ impl Fs {
         let file = self.cached.nodes.descriptor(&at)?;
         let names = with_buffer(|buffer| listxattr(proc_path(&file), buffer))?;
         // Names that only root may know, as the kernel hides them elsewhere.
-        let visible = |name: &&[u8]| caller.uid == 0 || !name.starts_with(b"trusted.");
-        Ok(names.split_inclusive(|byte| *byte == 0).filter(visible).flatten().copied().collect())
+        let names = || names.split_inclusive(|byte| *byte == 0);
+        let trusted = |name: &&[u8]| name.starts_with(b"trusted.");
+        if !names().any(|name| trusted(&name)) || caller.is_root() {
+            return Ok(names().flatten().copied().collect());
+        }
+        Ok(names().filter(|name| !trusted(name)).flatten().copied().collect())
     }
 
     /// Sets an attribute; `flags` say whether it must or must not exist.
@@ -80,8 +84,9 @@ impl Fs {
         let file = self.cached.nodes.descriptor(&at)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         let set = || setxattr(proc_path(&file), name, value, flags);
-        if name == "system.posix_acl_access" && keeps_set_group_id(caller, &file)? {
-            return Ok(creds::with_fsetid(set)?);
+        if name == "system.posix_acl_access" {
+            // An ACL stands for group permissions: for members of the group alone the bit stays.
+            return Ok(privileges::change(caller, &file, set)?);
         }
         Ok(set()?)
     }
@@ -158,22 +163,6 @@ fn is_acl(name: &OsStr) -> bool {
 
 fn virtual_name(node: NodeId, name: &OsStr) -> Option<&str> {
     name.to_str().filter(|_| node.is_snapshot_root())?.strip_prefix(PREFIX)
-}
-
-/// Whether the caller may leave the set-group-id bit on when it sets an ACL: root, or a member of the group.
-/// Elsewhere the kernel decides that; here it tells us the caller's main group only.
-fn keeps_set_group_id(caller: &Caller, file: &Descriptor<'_>) -> Result<bool> {
-    let stat = fstat(file)?;
-    Ok(stat.st_mode & 0o2000 != 0
-        && (caller.uid == 0 || caller.gid == stat.st_gid || in_group(caller.pid, stat.st_gid)))
-}
-
-fn in_group(pid: u32, gid: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return false;
-    };
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    groups.split_whitespace().any(|group| group.parse() == Ok(gid))
 }
 
 /// Calls with a buffer that is short at first, and as long as can be if that doesn't do.

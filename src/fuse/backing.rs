@@ -5,21 +5,19 @@
 //! file before it tells us, so that we never forget earlier than it does.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use fuser::BackingId;
 use parking_lot::Mutex;
 
+use super::proto::BackingId;
 use crate::fs::types::NodeId;
 
 const SHARDS: usize = 16;
 
 /// The open nodes, and how each is read and written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backings {
-    offered: AtomicBool,
+    offered: bool,
     shards: [Mutex<HashMap<NodeId, Way>>; SHARDS],
 }
 
@@ -30,9 +28,9 @@ struct Way {
 }
 
 impl Backings {
-    /// The kernel has agreed to passthrough.
-    pub fn offer(&self) {
-        self.offered.store(true, Relaxed);
+    /// `offered`: whether the kernel has agreed to passthrough.
+    pub fn new(offered: bool) -> Self {
+        Self { offered, shards: Default::default() }
     }
 
     /// A node is opened: by this backing id, or if `None` by requests. `register` gets a new id; it is
@@ -40,7 +38,7 @@ impl Backings {
     pub fn open(
         &self,
         node: NodeId,
-        register: impl FnOnce() -> io::Result<BackingId>,
+        register: impl FnOnce() -> rustix::io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
         let mut shard = self.shard(node).lock();
         let way =
@@ -49,8 +47,20 @@ impl Backings {
         way.backing.clone()
     }
 
-    fn register(&self, register: impl FnOnce() -> io::Result<BackingId>) -> Option<Arc<BackingId>> {
-        if !self.offered.load(Relaxed) {
+    /// A node that was opened before this daemon was there: by this backing id, or if `None` by requests.
+    pub fn reopen(&self, node: NodeId, backing: Option<impl FnOnce() -> BackingId>) {
+        let mut shard = self.shard(node).lock();
+        let way = shard
+            .entry(node)
+            .or_insert_with(|| Way { backing: backing.map(|adopt| Arc::new(adopt())), opens: 0 });
+        way.opens += 1;
+    }
+
+    fn register(
+        &self,
+        register: impl FnOnce() -> rustix::io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        if !self.offered {
             return None;
         }
         register()

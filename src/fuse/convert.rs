@@ -1,60 +1,103 @@
 //! Words of the protocol, to and from those of the tree.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
-use crate::fs::types::{Attr, Caller, Moment, NodeId, SetTime};
+use super::proto::Request;
+use super::proto::flags::{STATX_BASIC_STATS, STATX_BTIME};
+use super::proto::wire;
+use crate::fs::types::{Attr, Caller, Entry, Known, Moment, NodeId, SetTime};
 
 /// Who sent the request.
-pub fn caller(request: &Request, umask: u32) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask, may_wait: false }
+pub fn caller(request: &Request<'_>, umask: u32) -> Caller {
+    let (uid, gid, pid) = (request.header.uid, request.header.gid, request.header.pid);
+    Caller { uid, gid, pid, umask, fsetid: None, may_wait: false }
 }
 
-pub fn node(ino: INodeNo) -> NodeId {
-    NodeId(ino.0)
+/// Who sent a request that says whether set-user-id and set-group-id bits are to go.
+pub fn caller_killing(request: &Request<'_>, kills: bool) -> Caller {
+    Caller { fsetid: Some(!kills), ..caller(request, 0) }
 }
 
-pub fn errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
+pub fn node(nodeid: u64) -> NodeId {
+    NodeId(nodeid)
 }
 
-pub fn open_flags(flags: i32) -> OFlags {
-    OFlags::from_bits_retain(flags as u32)
+pub fn open_flags(flags: u32) -> OFlags {
+    OFlags::from_bits_retain(flags)
 }
 
-pub fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.node.0),
+/// A time to live: seconds, and nanoseconds.
+pub fn ttl(time: Duration) -> (u64, u32) {
+    (time.as_secs(), time.subsec_nanos())
+}
+
+pub fn entry_out(entry: &Entry) -> wire::EntryOut {
+    let (entry_valid, entry_valid_nsec) = ttl(entry.ttl);
+    let (attr_valid, attr_valid_nsec) = ttl(entry.known.ttl);
+    wire::EntryOut {
+        nodeid: entry.known.attr.node.0,
+        generation: entry.generation.into(),
+        entry_valid,
+        attr_valid,
+        entry_valid_nsec,
+        attr_valid_nsec,
+        attr: attr(&entry.known.attr),
+    }
+}
+
+pub fn attr_out(known: &Known) -> wire::AttrOut {
+    let (attr_valid, attr_valid_nsec) = ttl(known.ttl);
+    wire::AttrOut { attr_valid, attr_valid_nsec, dummy: 0, attr: attr(&known.attr) }
+}
+
+pub fn statx_out(known: &Known, born: Option<Moment>) -> wire::StatxOut {
+    let (attr_valid, attr_valid_nsec) = ttl(known.ttl);
+    let attr = &known.attr;
+    let stat = wire::Statx {
+        mask: STATX_BASIC_STATS | if born.is_some() { STATX_BTIME } else { 0 },
+        blksize: 4096,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        mode: attr.mode as u16,
+        ino: attr.node.0,
         size: attr.size,
         blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.file_type()),
-        perm: (attr.mode & 0o7777) as u16,
+        atime: sx_time(attr.atime),
+        btime: born.map(sx_time).unwrap_or_default(),
+        ctime: sx_time(attr.ctime),
+        mtime: sx_time(attr.mtime),
+        rdev_major: attr.device.0,
+        rdev_minor: attr.device.1,
+        ..wire::Statx::default()
+    };
+    wire::StatxOut { attr_valid, attr_valid_nsec, stat, ..wire::StatxOut::default() }
+}
+
+fn sx_time(moment: Moment) -> wire::SxTime {
+    wire::SxTime { seconds: moment.seconds, nanoseconds: moment.nanoseconds, reserved: 0 }
+}
+
+fn attr(attr: &Attr) -> wire::Attr {
+    wire::Attr {
+        ino: attr.node.0,
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime.seconds,
+        mtime: attr.mtime.seconds,
+        ctime: attr.ctime.seconds,
+        atimensec: attr.atime.nanoseconds,
+        mtimensec: attr.mtime.nanoseconds,
+        ctimensec: attr.ctime.nanoseconds,
+        mode: attr.mode,
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: encode_device(attr.device),
         blksize: 4096,
         flags: 0,
-    }
-}
-
-pub fn file_type(file_type: rustix::fs::FileType) -> FileType {
-    use rustix::fs::FileType as Ours;
-    match file_type {
-        Ours::RegularFile | Ours::Unknown => FileType::RegularFile,
-        Ours::Directory => FileType::Directory,
-        Ours::Symlink => FileType::Symlink,
-        Ours::Fifo => FileType::NamedPipe,
-        Ours::Socket => FileType::Socket,
-        Ours::CharacterDevice => FileType::CharDevice,
-        Ours::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -68,32 +111,12 @@ pub fn decode_device(device: u32) -> (u32, u32) {
     ((device & 0xf_ff00) >> 8, (device & 0xff) | ((device >> 12) & 0xf_ff00))
 }
 
-fn system_time(moment: Moment) -> SystemTime {
-    let nanoseconds = Duration::from_nanos(moment.nanoseconds.into());
-    let seconds = Duration::from_secs(moment.seconds.unsigned_abs());
-    let whole = if moment.seconds < 0 {
-        UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        UNIX_EPOCH.checked_add(seconds)
-    };
-    whole.and_then(|whole| whole.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
-}
-
-pub fn set_time(time: Option<TimeOrNow>) -> SetTime {
+/// What is to become of a time: `now` has precedence over the moment.
+pub fn set_time(time: Option<Moment>, now: bool) -> SetTime {
     match time {
         None => SetTime::Keep,
-        Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(time)) => SetTime::To(received_moment(time)),
-    }
-}
-
-/// fuser decodes a time before 1970 by subtracting its nanoseconds too, where the protocol adds them.
-fn received_moment(time: SystemTime) -> Moment {
-    match UNIX_EPOCH.duration_since(time) {
-        Ok(before) if !before.is_zero() => {
-            Moment { seconds: -(before.as_secs() as i64), nanoseconds: before.subsec_nanos() }
-        }
-        Ok(_) | Err(_) => time.into(),
+        Some(_) if now => SetTime::Now,
+        Some(moment) => SetTime::To(moment),
     }
 }
 
@@ -109,13 +132,10 @@ mod tests {
     }
 
     #[test]
-    fn moments_before_1970_survive_both_ways() {
+    fn a_time_is_kept_set_or_the_present() {
         let moment = Moment { seconds: -2, nanoseconds: 800_000_000 };
-        assert_eq!(Moment::from(system_time(moment)), moment);
-        // What fuser makes of (-2 s, 800,000,000 ns).
-        let received = UNIX_EPOCH - Duration::new(2, 800_000_000);
-        assert_eq!(received_moment(received), moment);
-        let far = Moment { seconds: i64::MIN, nanoseconds: 0 };
-        let _ = system_time(far);
+        assert_eq!(set_time(None, true), SetTime::Keep);
+        assert_eq!(set_time(Some(moment), true), SetTime::Now);
+        assert_eq!(set_time(Some(moment), false), SetTime::To(moment));
     }
 }

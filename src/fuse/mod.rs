@@ -2,7 +2,7 @@
 //! files.
 //!
 //! ```text
-//! kernel ── /dev/fuse ×8 ──▶ Adapter (one method an operation) ──▶ fs::Fs
+//! kernel ── /dev/fuse ──▶ 8 threads: Adapter (one method an operation) ──▶ fs::Fs
 //!    ▲                          │ would have to wait? ──▶ Pool ──▶ fs::Fs
 //!    │                          └ open: Backings hand the file to the kernel (passthrough)
 //!    └── notices ◀── one thread ◀── fs::Invalidator
@@ -13,26 +13,33 @@
 //! reads and writes backing files itself. [`Stats`] counts the requests that remain.
 //!
 //! **Set-user-id bits.** With `HANDLE_KILLPRIV_V2` the kernel leaves it to us to take them away when a file
-//! changes (without it, it asks for `security.capability` before each write: 8 times the cost of an append).
-//! It tells us so by flags that the crate `fuser` drops, and not at all where it writes past us. So we rely
-//! on neither: every thread here runs without `CAP_FSETID` ([`crate::sys::creds`]), hence the backing
-//! filesystem takes the bits away at each write, truncation and allocation, and at those of the kernel too,
-//! which uses the credentials that the thread had when it handed the file over. The price: a write by root
-//! clears them as well, where other filesystems spare root.
+//! changes (without it, it asks for `security.capability` before each write: 8 times the cost of an append),
+//! and says with each request whether the caller may leave them ([`crate::fs`] does as it says). Of what is
+//! written past us it says nothing. So a file that has such a bit when it is opened isn't handed to the kernel;
+//! and of one that is given the bit while it is open, the kernel takes it away at the next write, whoever
+//! writes: it uses the credentials that our thread had, which is without `CAP_FSETID` ([`crate::sys::creds`]).
 //!
-//! Only this module names `fuser`.
+//! **Survival.** The daemon may die and another take its mount over: see [`takeover`].
+//!
+//! The protocol itself is [`proto`].
 
-mod adapter;
+mod again;
 mod answer;
 mod backing;
 mod convert;
-mod init;
+mod ledger;
+mod opening;
+mod ops;
 mod pool;
+mod proto;
 mod serve;
+mod serving;
 mod session;
 mod stats;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
 pub use session::{MountConfig, Session, Unmounted, clear_stale_mount};
 pub use stats::{Op, Stats};
+pub use takeover::Kept;

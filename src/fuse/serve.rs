@@ -1,29 +1,28 @@
-//! Serving a request: at once, or in the pool; and the way that an opened file goes.
+//! Serving a request: at once, or in the pool.
 //!
 //! Each operation is asked first as one that may not wait. If it would have to, the pool asks again, and
 //! answers.
 
-use std::io;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::backing::Backings;
-use super::convert::file_attr;
+use super::ledger::Ledger;
 use super::pool::Pool;
+use super::proto::init::Agreed;
+use super::proto::wire::OpenOut;
 use super::session::MountConfig;
 use super::stats::{Op, Stats};
-use crate::fs::types::{Caller, Entry, NodeId};
-use crate::fs::{Asked, Error, Fs, Opened, Result, Sink};
+use crate::fs::types::{Caller, NodeId};
+use crate::fs::{Error, Fs, Result, Sink};
 
 /// The tree behind the protocol.
 pub struct Adapter {
     pub(super) inner: Arc<Inner>,
     pub(super) pool: Pool,
-    /// Whether to ask for passthrough.
-    pub(super) passthrough: bool,
 }
 
 /// What answers need.
@@ -31,15 +30,27 @@ pub struct Inner {
     pub(super) fs: Arc<Fs>,
     pub(super) stats: Arc<Stats>,
     pub(super) backings: Backings,
+    pub(super) agreed: Agreed,
+    /// Where open files are written down for a successor, if there may be one.
+    pub(super) ledger: Option<Arc<Ledger>>,
+    /// How files were opened, by requests that may be sent again.
+    pub(super) opened_before: Mutex<HashMap<u64, OpenOut>>,
 }
 
 impl Adapter {
-    /// Serves `fs`.
-    pub fn new(fs: Arc<Fs>, stats: Arc<Stats>, config: &MountConfig) -> Self {
+    /// Serves `fs` by what was agreed on with the kernel.
+    pub fn new(
+        fs: Arc<Fs>,
+        stats: Arc<Stats>,
+        config: &MountConfig,
+        agreed: Agreed,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Self {
+        let backings = Backings::new(agreed.passthrough());
+        let opened_before = Mutex::default();
         Self {
-            inner: Arc::new(Inner { fs, stats, backings: Backings::default() }),
+            inner: Arc::new(Inner { fs, stats, backings, agreed, ledger, opened_before }),
             pool: Pool::new(config.waiting_threads),
-            passthrough: config.passthrough,
         }
     }
 
@@ -110,71 +121,4 @@ impl Inner {
         let caller = Caller { may_wait: true, ..*caller };
         self.fs.list(&caller, node, cookie, attributes, add).map_err(waited_errno)
     }
-
-    /// How an opened file is to be read and written: by the kernel itself if it can.
-    fn way(
-        &self,
-        opened: &Opened,
-        asked: Asked,
-        register: impl FnOnce() -> io::Result<fuser::BackingId>,
-    ) -> Way {
-        let node = opened.file.node;
-        let Some(backing) = self.backings.open(node, register) else {
-            return Way::Requests(request_flags(asked));
-        };
-        self.stats.count_passthrough();
-        if asked.may_map_writable() {
-            self.fs.begin_bypass(node);
-        }
-        Way::Passthrough(backing)
-    }
-
-    pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: ReplyOpen) {
-        let handle = FileHandle(opened.handle);
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => {
-                reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing)
-            }
-            Way::Requests(flags) => reply.opened(handle, flags),
-        }
-    }
-
-    pub(super) fn answer_create(
-        &self,
-        entry: &Entry,
-        opened: &Opened,
-        asked: Asked,
-        reply: ReplyCreate,
-    ) {
-        let handle = FileHandle(opened.handle);
-        let attr = file_attr(&entry.known.attr);
-        let generation = Generation(entry.generation.into());
-        match self.way(opened, asked, || reply.open_backing(&opened.file.fd)) {
-            Way::Passthrough(backing) => {
-                // One time holds for name and attributes here, and mapped writes outdate the latter.
-                let ttl = if asked.may_map_writable() { Duration::ZERO } else { entry.known.ttl };
-                reply.created_passthrough(
-                    &ttl,
-                    &attr,
-                    generation,
-                    handle,
-                    FopenFlags::FOPEN_NOFLUSH,
-                    &backing,
-                );
-            }
-            Way::Requests(flags) => {
-                reply.created(&entry.known.ttl, &attr, generation, handle, flags)
-            }
-        }
-    }
-}
-
-enum Way {
-    Passthrough(Arc<fuser::BackingId>),
-    Requests(FopenFlags),
-}
-
-fn request_flags(asked: Asked) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    FopenFlags::FOPEN_NOFLUSH | if asked.direct() { direct } else { FopenFlags::FOPEN_KEEP_CACHE }
 }

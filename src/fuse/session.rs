@@ -1,20 +1,23 @@
 //! The mount's life: mounted, served, unmounted; and what a killed daemon left of an earlier one.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{BackgroundSession, Notifier, SessionACL};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::ledger::Ledger;
+use super::proto::{Device, init};
 use super::serve::Adapter;
+use super::serving::Serving;
 use super::stats::Stats;
+use super::takeover::{self, Kept};
 use crate::fs::{Fs, Kernel, Notice};
 
 /// How many dead mounts may lie on top of each other.
@@ -31,6 +34,8 @@ pub struct MountConfig {
     pub waiting_threads: usize,
     /// Whether the kernel may read and write backing files itself, where it can.
     pub passthrough: bool,
+    /// Whether open files are written down, so that another daemon can take the mount over.
+    pub outlives: bool,
     /// What `mount` and `df` show as the source.
     pub source: String,
 }
@@ -43,6 +48,7 @@ impl MountConfig {
             threads: 8,
             waiting_threads: 16,
             passthrough: true,
+            outlives: false,
             source: "thinfs".to_owned(),
         }
     }
@@ -64,7 +70,9 @@ pub struct Session {
     mountpoint: PathBuf,
     fs: Arc<Fs>,
     stats: Arc<Stats>,
-    serving: Option<BackgroundSession>,
+    device: Arc<Device>,
+    ledger: Option<Arc<Ledger>>,
+    serving: Option<Serving>,
     telling: Option<JoinHandle<()>>,
 }
 
@@ -73,18 +81,49 @@ impl Session {
     pub fn mount(fs: Arc<Fs>, config: &MountConfig) -> io::Result<Self> {
         raise_descriptor_limit();
         let mountpoint = config.mountpoint.canonicalize()?;
-        let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse")?);
-        mount_fuse(&device, &mountpoint, &config.source)?;
+        let device = Arc::new(Device::open()?);
+        mount_fuse(device.as_ref(), &mountpoint, &config.source)?;
         let guard = MountGuard(&mountpoint);
+        let agreed = init::agree(&device, config.passthrough)?;
         let stats = Arc::new(Stats::default());
-        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config);
-        let session =
-            fuser::Session::from_fd(adapter, device, SessionACL::All, serving_config(config))?;
-        let telling = fs.invalidator().start(ToKernel(session.notifier()))?;
-        let serving = session.spawn()?;
+        let ledger = match config.outlives {
+            true => Some(Arc::new(Ledger::new(agreed, connection_of(&mountpoint)?)?)),
+            false => None,
+        };
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
+        let telling = fs.invalidator().start(ToKernel(Arc::clone(&device)))?;
+        let serving = Serving::start(Arc::clone(&device), adapter, config.threads)?;
         std::mem::forget(guard);
         tracing::info!(mountpoint = %mountpoint.display(), "mounted");
-        Ok(Self { mountpoint, fs, stats, serving: Some(serving), telling: Some(telling) })
+        let (serving, telling) = (Some(serving), Some(telling));
+        Ok(Self { mountpoint, fs, stats, device, ledger, serving, telling })
+    }
+
+    /// Takes over a mount whose daemon died: see [`super::takeover`].
+    pub fn take_over(fs: Arc<Fs>, config: &MountConfig, kept: Kept) -> io::Result<Self> {
+        raise_descriptor_limit();
+        let Kept { device, ledger, open } = kept;
+        fs.know_all_places().map_err(|error| io::Error::other(error.to_string()))?;
+        let (stats, agreed, ledger) = (Arc::default(), ledger.agreed(), Some(Arc::new(ledger)));
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
+        takeover::reopen(&adapter.inner, &device, &open);
+        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
+        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
+        if let Err(errno) = device.resend() {
+            tracing::warn!(%errno, "the kernel can't send requests again: who waited for the daemon that died waits for ever");
+        }
+        // What changed while nobody could tell.
+        fs.relist_all();
+        let mountpoint = config.mountpoint.clone();
+        Ok(Self { mountpoint, fs, stats, device, ledger, serving, telling })
+    }
+
+    /// What must be kept for another daemon to take the mount over: the connection, and the ledger. `None` if
+    /// the mount isn't to outlive this one.
+    pub fn to_keep(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.ledger.as_ref().map(|ledger| (self.device.as_fd(), ledger.as_fd()))
     }
 
     /// Where it is mounted.
@@ -99,7 +138,7 @@ impl Session {
 
     /// Whether it is still served: false once somebody else has unmounted it.
     pub fn is_alive(&self) -> bool {
-        self.serving.as_ref().is_some_and(|serving| !serving.guard.is_finished())
+        self.serving.as_ref().is_some_and(|serving| !serving.is_finished())
     }
 
     /// Unmounts. When this returns [`Unmounted::Clean`] no volume is pinned by the tree any more.
@@ -111,16 +150,11 @@ impl Session {
         let Some(serving) = self.serving.take() else {
             return Ok(Unmounted::Clean);
         };
-        let ended = if serving.guard.is_finished() {
-            Ok(Unmounted::Clean)
-        } else {
-            detach(&self.mountpoint)
-        };
+        let ended =
+            if serving.is_finished() { Ok(Unmounted::Clean) } else { detach(&self.mountpoint) };
         self.fs.invalidator().close();
         if matches!(ended, Ok(Unmounted::Clean)) {
-            if let Err(error) = serving.join() {
-                tracing::warn!(%error, "serving the mount ended badly");
-            }
+            serving.join();
             if let Some(telling) = self.telling.take() {
                 // It can only have panicked, and has said so.
                 drop(telling.join());
@@ -159,12 +193,12 @@ impl Drop for MountGuard<'_> {
     }
 }
 
-fn mount_fuse(device: &OwnedFd, mountpoint: &Path, source: &str) -> io::Result<()> {
+fn mount_fuse(device: impl AsFd, mountpoint: &Path, source: &str) -> io::Result<()> {
     // suid and dev are what a root filesystem needs; allow_other with default_permissions lets the kernel
     // decide who may do what, as on any other filesystem.
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
+        device.as_fd().as_raw_fd()
     );
     Ok(mount(
         source,
@@ -175,12 +209,11 @@ fn mount_fuse(device: &OwnedFd, mountpoint: &Path, source: &str) -> io::Result<(
     )?)
 }
 
-fn serving_config(config: &MountConfig) -> fuser::Config {
-    let mut serving = fuser::Config::default();
-    serving.acl = SessionACL::All;
-    serving.n_threads = Some(config.threads.max(1));
-    serving.clone_fd = true;
-    serving
+/// The kernel's number of the connection behind a mount, without a request.
+fn connection_of(mountpoint: &Path) -> io::Result<u64> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::empty())?;
+    Ok(stat.stx_dev_minor.into())
 }
 
 fn detach(mountpoint: &Path) -> io::Result<Unmounted> {
@@ -212,14 +245,14 @@ pub fn clear_stale_mount(mountpoint: &Path) -> io::Result<bool> {
 }
 
 /// Sends notices by the session's device.
-struct ToKernel(Notifier);
+struct ToKernel(Arc<Device>);
 
 impl Kernel for ToKernel {
     fn tell(&self, notice: &Notice) {
         let told = match notice {
-            Notice::Entry(parent, name) => self.0.inval_entry(fuser::INodeNo(parent.0), name),
-            Notice::Attributes(node) => self.0.inval_inode(fuser::INodeNo(node.0), -1, 0),
-            Notice::Content(node) => self.0.inval_inode(fuser::INodeNo(node.0), 0, 0),
+            Notice::Entry(parent, name) => self.0.invalidate_name(parent.0, name),
+            Notice::Attributes(node) => self.0.invalidate_node(node.0, -1),
+            Notice::Content(node) => self.0.invalidate_node(node.0, 0),
         };
         if let Err(error) = told {
             // Nothing is mounted any more, or the kernel had nothing to drop.

@@ -27,7 +27,8 @@ operations! {
     Create "create", Read "read", Write "write", Flush "flush", Release "release", Fsync "fsync", Opendir "opendir",
     Readdir "readdir", Readdirplus "readdirplus", Fsyncdir "fsyncdir", Statfs "statfs", Setxattr "setxattr",
     Getxattr "getxattr", Listxattr "listxattr", Removexattr "removexattr", Ioctl "ioctl", Fallocate "fallocate",
-    Lseek "lseek", CopyFileRange "copy_file_range", Other "other",
+    Lseek "lseek", CopyFileRange "copy_file_range", Tmpfile "tmpfile",
+    Statx "statx", Other "other",
 }
 
 /// Requests since the mount.

@@ -1,5 +1,7 @@
 //! Our own service, for the command line.
 
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -7,13 +9,14 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Capacity, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply, DiffRequest, FaultyId,
-    GcReply, PendingVolume, RetryFaultyReply, RetryFaultyRequest,
-    GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest,
-    RemoveReply, RemoveRequest, Snapshot, StatRequest, StatusReply, StatusRequest, UpdateRequest,
-    UsageReply, UsageRequest, ViewRequest, VolumeStatus, admin_server,
+    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply,
+    DiffRequest, EventsReply, EventsRequest, FaultyId, FuseRequests, FuseStatus, GcReply, GcRequest, ListReply,
+    ListRequest, MountsReply, MountsRequest, NamespaceStatus, PendingVolume, PrepareRequest, RemoveReply,
+    RemoveRequest, ResizeRequest, RetryFaultyReply, RetryFaultyRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
+    StatusRequest, TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest,
+    VolumeStatus, admin_server,
 };
-use super::{Context, convert, diff, status};
+use super::{Context, convert, diff, events, gc, space, status};
 use crate::snapshot::{self, LabelUpdate, Pending, PendingState};
 use crate::types::Kind;
 use crate::volume::Access;
@@ -39,7 +42,14 @@ impl admin_server::Admin for Admin {
         let snapshot = blocking(move || {
             let ns = convert::namespace(request.namespace)?;
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
-            let info = context.snapshots.prepare(&ns, &key, parent.as_ref(), request.labels)?;
+            let (labels, lease) = (request.labels, convert::lease(request.lease)?);
+            let info = context.snapshots.prepare_under(
+                &ns,
+                &key,
+                parent.as_ref(),
+                labels,
+                lease.as_ref(),
+            )?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -52,7 +62,9 @@ impl admin_server::Admin for Admin {
         let snapshot = blocking(move || {
             let ns = convert::namespace(request.namespace)?;
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
-            let info = context.snapshots.view(&ns, &key, parent.as_ref(), request.labels)?;
+            let (labels, lease) = (request.labels, convert::lease(request.lease)?);
+            let info =
+                context.snapshots.view_under(&ns, &key, parent.as_ref(), labels, lease.as_ref())?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -66,8 +78,15 @@ impl admin_server::Admin for Admin {
             let ns = convert::namespace(request.namespace)?;
             let (name, key) = (convert::key(request.name)?, convert::key(request.key)?);
             let parent = convert::parent(request.parent)?;
-            let info =
-                context.snapshots.commit(&ns, &name, &key, request.labels, parent.as_ref())?;
+            let lease = convert::lease(request.lease)?;
+            let info = context.snapshots.commit_under(
+                &ns,
+                &name,
+                &key,
+                request.labels,
+                parent.as_ref(),
+                lease.as_ref(),
+            )?;
             (context.settle)();
             Ok(convert::admin_snapshot(&context, info))
         });
@@ -92,7 +111,7 @@ impl admin_server::Admin for Admin {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let mounts = blocking(move || {
             let (ns, key) = (convert::namespace(request.namespace)?, convert::key(request.key)?);
-            Ok(convert::mounts(&context, &context.snapshots.mounts(&ns, &key)?))
+            convert::mounts(&context, &context.snapshots.mounts(&ns, &key)?)
         });
         Ok(Response::new(MountsReply { mounts: mounts.await? }))
     }
@@ -115,13 +134,20 @@ impl admin_server::Admin for Admin {
         let encode = |snapshots| ListReply { snapshots };
         Ok(Response::new(stream(encode, move |batches, cancel| {
             let ns = convert::namespace(request.namespace).map_err(status::of)?;
+            let after = convert::parent(request.after).map_err(status::of)?;
+            let mut left = request.limit;
             let mut visit = |mut info: snapshot::Info| {
                 if request.usage {
                     fill_in_usage(&context, &mut info, cancel);
                 }
-                batches.push(convert::admin_snapshot(&context, info))
+                let read_on = batches.push(convert::admin_snapshot(&context, info));
+                left = left.wrapping_sub(1); // without a limit it never gets to 0
+                if left == 0 { ControlFlow::Break(()) } else { read_on }
             };
-            context.snapshots.walk(&ns, &request.filters, &mut visit).map_err(status::of)
+            context
+                .snapshots
+                .walk_after(&ns, &request.filters, after.as_ref(), &mut visit)
+                .map_err(status::of)
         })))
     }
 
@@ -159,18 +185,77 @@ impl admin_server::Admin for Admin {
     }
 
     #[tracing::instrument(name = "gc", skip_all)]
-    async fn gc(&self, _: Request<GcRequest>) -> Reply<GcReply> {
-        let context = Arc::clone(&self.0);
-        let reaped = blocking(move || context.snapshots.cleanup()).await?;
-        let (destroyed, waiting) = (reaped.destroyed as u64, reaped.waiting as u64);
-        Ok(Response::new(GcReply { destroyed, waiting, failed: reaped.failed }))
+    async fn gc(&self, request: Request<GcRequest>) -> Reply<GcReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let reply = cancellable(move |cancel| gc::collect(&context, request, cancel));
+        Ok(Response::new(reply.await?))
     }
 
     #[tracing::instrument(name = "check", skip_all)]
-    async fn check(&self, _: Request<CheckRequest>) -> Reply<CheckReply> {
-        let context = Arc::clone(&self.0);
-        let problems = blocking(move || context.snapshots.check()).await?;
-        Ok(Response::new(CheckReply { problems }))
+    async fn check(&self, request: Request<CheckRequest>) -> Reply<CheckReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (mended, left) = blocking(move || {
+            if !request.repair {
+                return Ok((Vec::new(), context.snapshots.check()?));
+            }
+            let snapshot::Repair { mended, left } = context.snapshots.repair()?;
+            (context.settle)();
+            Ok((mended, left))
+        })
+        .await?;
+        Ok(Response::new(CheckReply {
+            problems: left.iter().map(ToString::to_string).collect(),
+            findings: left.into_iter().map(convert::finding).collect(),
+            mended: mended.into_iter().map(convert::finding).collect(),
+        }))
+    }
+
+    #[tracing::instrument(name = "backup", skip_all, fields(dir = request.get_ref().dir))]
+    async fn backup(&self, request: Request<BackupRequest>) -> Reply<BackupReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        blocking(move || {
+            let dir = Path::new(&request.dir);
+            if !dir.is_absolute() {
+                let text = format!("{:?} is not an absolute path", request.dir);
+                return Err(snapshot::Error::InvalidArgument(text));
+            }
+            if dir.exists() {
+                return Err(snapshot::Error::AlreadyExists(request.dir));
+            }
+            Ok(context.snapshots.store().backup(dir)?)
+        })
+        .await?;
+        Ok(Response::new(BackupReply {}))
+    }
+
+    type EventsStream = Answers<EventsReply>;
+
+    #[tracing::instrument(name = "events", skip_all)]
+    async fn events(&self, request: Request<EventsRequest>) -> Reply<Self::EventsStream> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let encode = |items| EventsReply { items };
+        Ok(Response::new(stream(encode, move |batches, cancel| {
+            events::follow(&context, request, batches, cancel)
+        })))
+    }
+
+    #[tracing::instrument(name = "resize", skip_all, fields(key = request.get_ref().key))]
+    async fn resize(&self, request: Request<ResizeRequest>) -> Reply<Snapshot> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(Response::new(blocking(move || space::resize(&context, request)).await?))
+    }
+
+    #[tracing::instrument(name = "trim", skip_all, fields(key = request.get_ref().key))]
+    async fn trim(&self, request: Request<TrimRequest>) -> Reply<TrimReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(Response::new(blocking(move || space::trim(&context, request)).await?))
+    }
+
+    #[tracing::instrument(name = "space", skip_all)]
+    async fn space(&self, request: Request<SpaceRequest>) -> Reply<SpaceReply> {
+        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let space = cancellable(move |cancel| space::space(&context, request, cancel));
+        Ok(Response::new(space.await?))
     }
 
     #[tracing::instrument(name = "retry faulty", skip_all)]
@@ -208,7 +293,10 @@ fn fill_in_usage(context: &Context, info: &mut snapshot::Info, cancel: &AtomicBo
 fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
     let volumes = context.snapshots.volumes();
     let backend = volumes.backend();
-    let details = backend.describe().into_iter().map(|(name, value)| Detail { name, value });
+    let keeping = context.snapshots.store().keeping()?;
+    let keeping = keeping.map(|reason| ("unnamed volumes".to_owned(), format!("kept: {reason}")));
+    let lines = backend.describe().into_iter().chain(keeping);
+    let details = lines.map(|(name, value)| Detail { name, value });
     Ok(StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -220,12 +308,19 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         backend: backend.name().to_owned(),
         details: details.collect(),
         // A pool that can't say how full it is is what somebody asks for the status of.
-        capacity: backend.capacity().map(capacity).map_err(|error| status::of(error.into())).ok(),
+        capacity: backend
+            .capacity()
+            .map(space::capacity)
+            .map_err(|error| status::of(error.into()))
+            .ok(),
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
         faulty: backend.faulty().into_iter().map(faulty_id).collect(),
         reaper: context.snapshots.reaper_queue().into_iter().map(pending_volume).collect(),
+        fuse: Some(fuse_status((context.requests)())),
+        activity: Some(activity(volumes.activity())),
+        gc: Some(gc::status(context.collector.totals())),
     })
 }
 
@@ -244,13 +339,21 @@ fn pending_volume(pending: Pending) -> PendingVolume {
     PendingVolume { volume: pending.volume.0, tries: pending.tries, state, reason }
 }
 
-fn capacity(capacity: crate::volume::Capacity) -> Capacity {
-    Capacity {
-        total: capacity.total,
-        used: capacity.used,
-        block_size: capacity.block_size,
-        metadata_total: capacity.metadata_total,
-        metadata_used: capacity.metadata_used,
+fn activity(activity: crate::volume::Activity) -> Activity {
+    Activity {
+        activations: activity.activations,
+        failures: activity.failures,
+        deactivations: activity.deactivations,
+    }
+}
+
+fn fuse_status(requests: super::Requests) -> FuseStatus {
+    let count = |(name, count): (&str, u64)| FuseRequests { name: name.to_owned(), count };
+    FuseStatus {
+        requests: requests.counts.into_iter().map(count).collect(),
+        synchronous: requests.synchronous,
+        waited: requests.waited,
+        passthrough: requests.passthrough,
     }
 }
 
@@ -264,7 +367,7 @@ fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {
                 Kind::View => status.view += 1,
                 Kind::Committed => status.committed += 1,
             }
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         })?;
         Ok(status)
     };

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] = ["mount.proto", "snapshots.proto", "admin.proto"];
+const PROTOS: [&str; 5] =
+    ["mount.proto", "snapshots.proto", "admin.proto", "leases.proto", "layers.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let manifest_dir =

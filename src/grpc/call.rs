@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -13,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Span;
 
-use super::status;
-use crate::snapshot;
+use super::{layer_status, status};
+use crate::{layer_store, snapshot};
 
 /// Entries in one message of a stream, as containerd's own server sends them.
 pub(super) const BATCH: usize = 100;
@@ -71,8 +72,25 @@ where
     T: Send + 'static,
     F: FnOnce() -> snapshot::Result<T> + Send + 'static,
 {
+    on_blocking_thread(move || work().map_err(status::of)).await
+}
+
+/// Like [`blocking`], for work on layers.
+pub(super) async fn blocking_for<T, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce() -> layer_store::Result<T> + Send + 'static,
+{
+    on_blocking_thread(move || work().map_err(layer_status::of)).await
+}
+
+async fn on_blocking_thread<T, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Status> + Send + 'static,
+{
     let (span, _running) = (Span::current(), Running::start());
-    match tokio::task::spawn_blocking(move || span.in_scope(|| work().map_err(status::of))).await {
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(panicked) => {
             Err(Status::internal(format!("the request failed inside the daemon: {panicked}")))
@@ -117,7 +135,8 @@ impl<T, M> Batches<T, M> {
         if self.items.len() < BATCH { ControlFlow::Continue(()) } else { self.flush() }
     }
 
-    fn flush(&mut self) -> ControlFlow<()> {
+    /// Sends what there is.
+    pub(super) fn flush(&mut self) -> ControlFlow<()> {
         if self.items.is_empty() {
             return ControlFlow::Continue(());
         }
@@ -152,6 +171,41 @@ where
         }
     });
     Answers { from: ReceiverStream::new(from), _cancel: cancel, _running: Running::start() }
+}
+
+/// Runs `work` on a blocking thread and streams what `tell` says, every `often`, until it ends; then
+/// its result. `cancel` is called when nobody reads any more.
+pub(super) fn working<M, F>(
+    often: Duration,
+    tell: impl Fn() -> M + Send + 'static,
+    cancel: impl Fn() + Send + 'static,
+    work: F,
+) -> Answers<M>
+where
+    M: Send + 'static,
+    F: FnOnce() -> Result<M, Status> + Send + 'static,
+{
+    let (to, from) = mpsc::channel(AHEAD);
+    let unread = CancelOnDrop(Arc::default());
+    tokio::spawn(async move {
+        let mut done = std::pin::pin!(on_blocking_thread(work));
+        let result = loop {
+            tokio::select! {
+                result = &mut done => break result,
+                () = tokio::time::sleep(often) => {}
+                () = to.closed() => {
+                    cancel();
+                    // Nobody hears of the result; the work cleans up behind itself.
+                    let _ = done.await;
+                    return;
+                }
+            }
+            // A reader that is slow misses some; one that is gone is seen above.
+            let _ = to.try_send(Ok(tell()));
+        };
+        let _ = to.send(result).await;
+    });
+    Answers { from: ReceiverStream::new(from), _cancel: unread, _running: Running::start() }
 }
 
 #[cfg(test)]

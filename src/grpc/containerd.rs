@@ -8,14 +8,15 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::containerd::services::snapshots::v1::{
-    CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, ListSnapshotsResponse,
-    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse,
-    RemoveSnapshotRequest, StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest,
-    UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
-    snapshots_server,
+    self as containerd, CleanupRequest, CommitSnapshotRequest, ListSnapshotsRequest,
+    ListSnapshotsResponse, MountsRequest, MountsResponse, PrepareSnapshotRequest,
+    PrepareSnapshotResponse, RemoveSnapshotRequest, StatSnapshotRequest, StatSnapshotResponse,
+    UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest, UsageResponse,
+    ViewSnapshotRequest, ViewSnapshotResponse, snapshots_server,
 };
+use super::proto::containerd::types::Mount;
 use super::{Context, convert, status};
-use crate::snapshot::{self, LabelUpdate};
+use crate::snapshot::{self, Info, LabelUpdate};
 use crate::types::Labels;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -44,7 +45,7 @@ impl snapshots_server::Snapshots for Snapshots {
             let ns = &context.containerd_namespace;
             let info = context.snapshots.prepare(ns, &key, parent.as_ref(), request.labels)?;
             (context.settle)();
-            Ok(convert::mounts(&context, &info))
+            reachable(&context, &info)
         });
         Ok(Response::new(PrepareSnapshotResponse { mounts: mounts.await? }))
     }
@@ -57,7 +58,7 @@ impl snapshots_server::Snapshots for Snapshots {
             let ns = &context.containerd_namespace;
             let info = context.snapshots.view(ns, &key, parent.as_ref(), request.labels)?;
             (context.settle)();
-            Ok(convert::mounts(&context, &info))
+            reachable(&context, &info)
         });
         Ok(Response::new(ViewSnapshotResponse { mounts: mounts.await? }))
     }
@@ -68,7 +69,7 @@ impl snapshots_server::Snapshots for Snapshots {
         let mounts = blocking(move || {
             let key = convert::key(request.key)?;
             let info = context.snapshots.mounts(&context.containerd_namespace, &key)?;
-            Ok(convert::mounts(&context, &info))
+            convert::mounts(&context, &info)
         });
         Ok(Response::new(MountsResponse { mounts: mounts.await? }))
     }
@@ -164,9 +165,19 @@ impl snapshots_server::Snapshots for Snapshots {
     }
 }
 
+/// The mounts of a snapshot just made. One that can't be mounted is not left behind: its caller hears of an
+/// error, and expects nothing.
+fn reachable(context: &Context, info: &Info) -> snapshot::Result<Vec<Mount>> {
+    convert::mounts(context, info).inspect_err(|_| {
+        if let Err(error) = context.snapshots.remove(&info.namespace, &info.key) {
+            tracing::warn!(key = %info.key, %error, "a snapshot that can't be mounted stays");
+        }
+    })
+}
+
 /// Which labels an Update changes. Only labels can be changed, so a mask that names another field
 /// is refused; without a mask other fields are silently left as they are.
-fn label_update(info: Info, paths: &[String]) -> snapshot::Result<LabelUpdate> {
+fn label_update(info: containerd::Info, paths: &[String]) -> snapshot::Result<LabelUpdate> {
     let mut merged = Labels::new();
     let mut replace = paths.is_empty();
     for path in paths {
@@ -196,9 +207,14 @@ fn signed(count: u64) -> i64 {
 mod tests {
     use super::*;
 
-    fn info(labels: &[(&str, &str)]) -> Info {
+    fn info(labels: &[(&str, &str)]) -> containerd::Info {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Info { name: "k".into(), parent: "ignored".into(), labels, ..Info::default() }
+        containerd::Info {
+            name: "k".into(),
+            parent: "ignored".into(),
+            labels,
+            ..containerd::Info::default()
+        }
     }
 
     fn update(labels: &[(&str, &str)], paths: &[&str]) -> snapshot::Result<LabelUpdate> {

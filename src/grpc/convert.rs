@@ -6,8 +6,8 @@ use super::Context;
 use super::proto::containerd::services::snapshots::v1 as containerd;
 use super::proto::containerd::types::Mount;
 use super::proto::thinfs::admin::v1 as admin;
-use crate::snapshot::{Info, Result};
-use crate::types::{Kind, Namespace, SnapshotKey, Usage};
+use crate::snapshot::{self, Info, Result};
+use crate::types::{Finding, Kind, LeaseId, MountForm, Namespace, SnapshotKey, Usage};
 
 pub(super) fn key(text: String) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
@@ -15,6 +15,11 @@ pub(super) fn key(text: String) -> Result<SnapshotKey> {
 
 pub(super) fn parent(text: String) -> Result<Option<SnapshotKey>> {
     if text.is_empty() { Ok(None) } else { key(text).map(Some) }
+}
+
+/// The lease that a request names.
+pub(super) fn lease(text: String) -> Result<Option<LeaseId>> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(LeaseId::new(text)?)) }
 }
 
 pub(super) fn namespace(text: String) -> Result<Namespace> {
@@ -64,13 +69,29 @@ pub(super) fn admin_usage(usage: Usage) -> admin::Usage {
     admin::Usage { size: usage.size, inodes: usage.inodes }
 }
 
-/// How to reach a snapshot's files: a bind mount of its directory.
-pub(super) fn mounts(context: &Context, info: &Info) -> Vec<Mount> {
-    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" };
-    vec![Mount {
-        r#type: "bind".to_owned(),
-        source: context.directory(info),
-        target: String::new(),
-        options: vec!["rbind".to_owned(), access.to_owned()],
-    }]
+/// What a check found.
+pub(super) fn finding(finding: Finding) -> admin::Finding {
+    let Finding { object, problem, remedy, mendable } = finding;
+    admin::Finding { object, problem, remedy, mendable }
+}
+
+/// How to reach a snapshot's files: a bind mount of its directory, or a mount of its block device, which
+/// is handed out by this.
+pub(super) fn mounts(context: &Context, info: &Info) -> Result<Vec<Mount>> {
+    let form = snapshot::mount_form(&info.snapshot.labels)?.unwrap_or(context.mount_form);
+    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" }.to_owned();
+    let (filesystem, source, options) = match form {
+        MountForm::Bind => {
+            context.snapshots.take_back(&info.namespace, &info.key)?;
+            ("bind", context.directory(info), vec!["rbind".to_owned(), access])
+        }
+        MountForm::Block => {
+            let device = context.snapshots.hand_out(&info.namespace, &info.key)?;
+            (context.settle)();
+            let options = std::iter::once(access).chain(device.options).collect();
+            (device.filesystem, device.path.display().to_string(), options)
+        }
+    };
+    let (r#type, target) = (filesystem.to_owned(), String::new());
+    Ok(vec![Mount { r#type, source, target, options }])
 }

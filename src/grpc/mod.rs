@@ -1,4 +1,5 @@
-//! The daemon's socket: containerd's snapshot service and our own admin service, side by side.
+//! The daemon's socket: containerd's snapshot service, our own admin service and the layer
+//! store's, side by side.
 //!
 //! Adapters only: a method decodes its request, calls the rules on a blocking thread, encodes the
 //! answer. What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
@@ -10,10 +11,21 @@ mod call;
 pub mod containerd;
 mod convert;
 mod diff;
+mod events;
+mod gc;
+mod leases;
+mod namespaces;
+mod layer_convert;
+mod layer_status;
+mod layer_work;
+pub mod layers;
+mod passed;
 mod server;
 mod socket;
+mod space;
 pub mod status;
 
+pub use passed::descriptor;
 pub use server::{ServeError, serve};
 pub use socket::{Listener, SocketError};
 
@@ -29,17 +41,27 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::fs::names;
+use crate::gc::Collector;
+use crate::layer_store::LayerStore;
 use crate::snapshot::{Info, Snapshots};
-use crate::types::{Kind, Namespace, SnapshotKey};
+use crate::types::{Kind, MountForm, Namespace, SnapshotKey};
 
 /// What the services work on. Shared by every request.
 pub struct Context {
     /// The rules.
     pub snapshots: Arc<Snapshots>,
+    /// Namespaces, leases and the collector.
+    pub collector: Arc<Collector>,
+    /// The layer store on them.
+    pub layers: Arc<LayerStore>,
     /// Returns once the kernel shows every change that is durable by now.
     pub settle: Box<dyn Fn() + Send + Sync>,
+    /// What the kernel has asked of the mount so far.
+    pub requests: Box<dyn Fn() -> Requests + Send + Sync>,
     /// The namespace that containerd's service works in.
     pub containerd_namespace: Namespace,
+    /// How snapshots are mounted whose labels don't say.
+    pub mount_form: MountForm,
     /// Holds everything that the daemon keeps.
     pub root: PathBuf,
     /// Where the snapshots appear.
@@ -48,6 +70,19 @@ pub struct Context {
     pub socket: PathBuf,
     /// When the daemon started.
     pub started: SystemTime,
+}
+
+/// What the kernel has asked of the mount, as `status` tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Every kind of request, with its count.
+    pub counts: Vec<(&'static str, u64)>,
+    /// Those that somebody waited for.
+    pub synchronous: u64,
+    /// Those that were handed to the threads for what may take long.
+    pub waited: u64,
+    /// How often a file was opened whose content goes past the daemon.
+    pub passthrough: u64,
 }
 
 impl fmt::Debug for Context {

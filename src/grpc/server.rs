@@ -1,4 +1,4 @@
-//! Serves both services on the socket until told to stop.
+//! Serves all services on the socket until told to stop.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +9,10 @@ use tonic::transport::Server;
 
 use super::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use super::proto::thinfs::admin::v1::admin_server::AdminServer;
-use super::{Context, Listener, SocketError, admin, call, containerd};
+use super::proto::thinfs::admin::v1::leases_server::LeasesServer;
+use super::proto::thinfs::admin::v1::namespaces_server::NamespacesServer;
+use super::proto::thinfs::layers::v1::layers_server::LayersServer;
+use super::{Context, Listener, SocketError, admin, call, containerd, layers, leases, namespaces};
 
 /// How long running requests may take to end after the stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,8 +40,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (listener, _file) = listener.into_tokio()?;
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let events = Arc::clone(context.snapshots.store());
     let stop = async move {
         stop.await;
+        // Readers of events wait for what won't come any more.
+        events.end_events();
         stopping.send_replace(true);
     };
     let answered = async move {
@@ -54,6 +60,9 @@ pub async fn serve(
     };
     let serving = Server::builder()
         .add_service(SnapshotsServer::new(containerd::Snapshots::new(Arc::clone(&context))))
+        .add_service(NamespacesServer::new(namespaces::Namespaces::new(Arc::clone(&context))))
+        .add_service(LeasesServer::new(leases::Leases::new(Arc::clone(&context))))
+        .add_service(LayersServer::new(layers::Layers::new(Arc::clone(&context))))
         .add_service(AdminServer::new(admin::Admin::new(context)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     tokio::select! {

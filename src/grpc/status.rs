@@ -73,6 +73,11 @@ fn told(error: &snapshot::Error) -> Told {
             expected(Code::FailedPrecondition, Some("see its children with `thinfs tree`"))
         }
         E::FailedPrecondition(_) => expected(Code::FailedPrecondition, None),
+        E::NoSuch { .. } => expected(
+            Code::NotFound,
+            Some("list what there is with `thinfs lease ls` and `thinfs namespace ls`"),
+        ),
+        E::Exists { .. } => expected(Code::AlreadyExists, Some("choose another name")),
         E::Stopping => expected(Code::Unavailable, Some("try again when the daemon has started")),
         E::Store(error) => told_store(error),
         E::Volume(error) => told_volume(error),
@@ -94,6 +99,9 @@ fn told_store(error: &meta::Error) -> Told {
         | E::Open { .. }
         | E::Io { .. }
         | E::Migration { .. }
+        | E::Backup { .. }
+        | E::NoBackup(_)
+        | E::Headless(_)
         | E::Read { .. }
         | E::Corrupt { .. } => {
             (Code::Internal, "look at the daemon's log, then run `thinfs check`")
@@ -177,6 +185,8 @@ mod tests {
             (E::NotFound("a".into()), Code::NotFound),
             (E::ParentNotFound("a".into()), Code::NotFound),
             (E::AlreadyExists("a".into()), Code::AlreadyExists),
+            (E::NoSuch { what: "lease", name: "a".into() }, Code::NotFound),
+            (E::Exists { what: "lease", name: "a".into() }, Code::AlreadyExists),
             (not_committed, Code::InvalidArgument),
             (wrong_kind, Code::FailedPrecondition),
             (E::HasChildren("a".into()), Code::FailedPrecondition),

@@ -21,11 +21,11 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread};
 
-use super::digest::DiffId;
 use super::error::{Doing, Error, Result, text};
 use super::stream::{self, Digesting};
 use super::tar::{Entry, Kind, Time, write};
 use crate::tree::{self, ChangeKind, DiffOptions};
+use crate::types::DiffId;
 
 const WHITEOUT: &[u8] = b".wh.";
 const BUFFER: usize = 256 << 10;

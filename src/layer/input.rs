@@ -46,7 +46,7 @@ fn recognise(head: &[u8]) -> Result<Compression> {
 }
 
 /// Gives the uncompressed bytes of `input`. Reads ahead.
-pub(super) fn decompress<'a>(
+pub fn decompress<'a>(
     mut input: impl Read + Send + 'a,
 ) -> Result<(Box<dyn Read + Send + 'a>, Compression)> {
     let mut head = Vec::with_capacity(8);

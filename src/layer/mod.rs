@@ -19,7 +19,6 @@
 //! component at a time below the root that the caller gives.
 
 pub mod apply;
-pub mod digest;
 mod error;
 mod export;
 mod input;
@@ -30,8 +29,8 @@ pub mod tar;
 #[cfg(test)]
 mod tests;
 
+pub use crate::types::{ChainId, DiffId, InvalidDigest};
 pub use apply::{Applied, Limits, Options, apply};
-pub use digest::{ChainId, DiffId, InvalidDigest};
 pub use error::{Error, Result};
 pub use export::{Written, diff_tar};
-pub use input::Compression;
+pub use input::{Compression, decompress};

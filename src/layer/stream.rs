@@ -11,9 +11,9 @@ use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::digest::DiffId;
 use super::error::{Error, Result};
 use super::input::{self, Compression};
+use crate::types::DiffId;
 
 /// Bytes that are handed over at a time: large enough that handing over costs nothing, small enough
 /// to stay in the cache until all have seen it.

@@ -2,10 +2,12 @@
 
 use rocksdb::{DB, WriteBatch};
 
-use super::columns::{Children, Column, Digests, Ids, Kinds, Snapshots, System, Volumes};
+use super::columns::{
+    Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
+};
 use super::rows::handle;
 use crate::crashpoint::Step;
-use crate::types::{Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
 /// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
 /// together with all its index rows; later changes win over earlier ones.
@@ -14,6 +16,7 @@ pub struct Batch {
     /// What it is for, where a crash can be tried around it: in all but tests.
     step: Option<Step>,
     rows: Vec<Row>,
+    pub(super) events: Vec<Event>,
 }
 
 #[derive(Debug)]
@@ -27,7 +30,7 @@ struct Row {
 impl Batch {
     /// An empty batch for this step.
     pub fn of(step: Step) -> Self {
-        Self { step: Some(step), rows: Vec::new() }
+        Self { step: Some(step), ..Self::default() }
     }
 
     pub(super) fn step(&self) -> Option<Step> {
@@ -42,12 +45,18 @@ impl Batch {
         if let Some(parent) = &new.parent {
             self.put(Column::Children, Children::row_key(ns, parent, key), []);
         }
+        if new.collectable {
+            self.put(Column::Collectable, Collectable::row_key(ns, key), []);
+        }
         if Digests::needed(key) {
             self.put(
                 Column::Digests,
                 Digests::row_key(ns, &Digests::of(key)),
                 Digests::encode(key),
             );
+        }
+        for (label, value) in &new.labels {
+            self.put(Column::Labels, Labels::row_key(ns, label, value, key), []);
         }
     }
 
@@ -71,8 +80,14 @@ impl Batch {
         if let Some(parent) = &old.parent {
             self.delete(Column::Children, Children::row_key(ns, parent, key));
         }
+        if old.collectable {
+            self.delete(Column::Collectable, Collectable::row_key(ns, key));
+        }
         if Digests::needed(key) {
             self.delete(Column::Digests, Digests::row_key(ns, &Digests::of(key)));
+        }
+        for (label, value) in &old.labels {
+            self.delete(Column::Labels, Labels::row_key(ns, label, value, key));
         }
     }
 
@@ -91,6 +106,33 @@ impl Batch {
         self.put(Column::System, System::POOL, System::encode_pool(pool));
     }
 
+    /// Tells the readers of events, once the batch is durable; never, if it doesn't get so far.
+    pub fn publish(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// From now on volumes that nobody names are kept, for this reason.
+    pub fn keep_unnamed(&mut self, reason: &str) {
+        self.put(Column::System, System::KEEPING, System::encode_keeping(reason));
+    }
+
+    /// Volumes that nobody names are garbage again.
+    pub fn forget_unnamed(&mut self) {
+        self.delete(Column::System, System::KEEPING);
+    }
+
+    /// Adds the changes of another batch after those of this one.
+    pub(super) fn append(&mut self, mut other: Batch) {
+        self.rows.append(&mut other.rows);
+        self.events.append(&mut other.events);
+    }
+
+    /// Bytes that it will take, about.
+    pub(super) fn size(&self) -> usize {
+        let row = |row: &Row| 16 + row.key.len() + row.value.as_ref().map_or(0, Vec::len);
+        self.rows.iter().map(row).sum::<usize>() + 256 * self.events.len()
+    }
+
     /// Any row of any column.
     pub(super) fn put(
         &mut self,
@@ -101,19 +143,24 @@ impl Batch {
         self.rows.push(Row { column, key: key.into(), value: Some(value.into()) });
     }
 
-    fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
+    pub(super) fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
         self.rows.push(Row { column, key: key.into(), value: None });
     }
 
-    /// The same changes as RocksDB takes them.
+    /// The same changes as RocksDB takes them, but for events, which have no number yet.
     pub(super) fn into_rocksdb(self, db: &DB) -> WriteBatch {
         let mut batch = WriteBatch::default();
+        self.add_to(&mut batch, db);
+        batch
+    }
+
+    /// Adds the changes, but for events, to those of other callers.
+    pub(super) fn add_to(self, batch: &mut WriteBatch, db: &DB) {
         for Row { column, key, value } in self.rows {
             match value {
                 Some(value) => batch.put_cf(handle(db, column), key, value),
                 None => batch.delete_cf(handle(db, column), key),
             }
         }
-        batch
     }
 }

@@ -82,6 +82,24 @@ pub enum Error {
         /// The earlier failure.
         reason: String,
     },
+    /// The store could not be copied.
+    #[error("copying the metadata store to {}", dir.display())]
+    Backup {
+        /// Where to.
+        dir: PathBuf,
+        /// RocksDB's reason.
+        source: rocksdb::Error,
+    },
+    /// The file that tells where the store begins is gone; opening it would make a new one.
+    #[error(
+        "the metadata store {} has lost its file CURRENT: `thinfs check --offline --repair` saves \
+         what is there",
+        .0.display()
+    )]
+    Headless(PathBuf),
+    /// There is no store at this place.
+    #[error("{} holds no metadata store", .0.display())]
+    NoBackup(PathBuf),
     /// What stands in the store could not be understood.
     #[error("{what} in the metadata store is damaged")]
     Corrupt {

@@ -4,11 +4,15 @@
 //! either before the step or after it. A column family that a step needs is made, empty, when the
 //! store is opened.
 
+use std::ops::ControlFlow;
+
 use rocksdb::{DB, WriteOptions};
 
 use super::batch::Batch;
-use super::columns::{Column, System};
+use super::columns::{Column, Labels, Snapshots, System};
 use super::error::{Error, Result};
+use super::read::corrupt;
+use super::rows::Moment;
 use crate::crashpoint::{Step, around};
 
 /// One step.
@@ -23,8 +27,10 @@ pub(super) struct Migration {
 }
 
 /// All steps, in order. A store without a version is at 0.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { to: 1, what: "the first schema", run: first }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { to: 1, what: "the first schema", run: first },
+    Migration { to: 2, what: "snapshots by label; events, leases, layers", run: labels_and_events },
+];
 
 /// The version that the last step leads to.
 pub(super) fn newest(migrations: &[Migration]) -> u32 {
@@ -59,4 +65,18 @@ fn step(db: &DB, migration: &Migration) -> Result<()> {
 fn first(_: &DB, batch: &mut Batch) -> Result<()> {
     batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(1));
     Ok(())
+}
+
+/// Rows in `labels` for the snapshots that there are; `events` starts empty.
+fn labels_and_events(db: &DB, batch: &mut Batch) -> Result<()> {
+    Moment::now(db).scan(Column::Snapshots, b"", None, &mut |row_key, record| {
+        let (ns, key) = Snapshots::decode_row_key(row_key)
+            .map_err(|e| corrupt("a snapshot's row".to_owned(), e))?;
+        let snapshot = Snapshots::decode(record)
+            .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
+        for (label, value) in &snapshot.labels {
+            batch.put(Column::Labels, Labels::row_key(&ns, label, value, &key), []);
+        }
+        Ok(ControlFlow::Continue(()))
+    })
 }

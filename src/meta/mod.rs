@@ -10,7 +10,8 @@
 //! system                                    facts about the store itself
 //! ├── schema             → version          readable by every thinfs, old or new
 //! ├── snapshot_ids       → reserved end     ids below it may have been handed out
-//! └── pool               → Pool             transaction id, reserved thin ids, templates, faulty ids
+//! ├── pool               → Pool             transaction id, reserved thin ids, templates, faulty ids
+//! └── keeping            → reason           volumes that nobody names are kept for now
 //! snapshots                                 the snapshots
 //! └── namespace \0 key   → Snapshot         id, kind, parent, labels, created, updated, usage, volume
 //! children                                  index: snapshots by parent
@@ -21,8 +22,30 @@
 //! └── id (u32 BE)        → namespace \0 key
 //! digests                                   index: keys over 80 bytes by their SHA-256
 //! └── namespace \0 sha256(key) → key
+//! labels                                    index: snapshots by label, and by label and value
+//! └── namespace \0 hash(label) hash(value) key → ""
 //! volumes                                   live and lost volumes, and tombstones
 //! └── id (u32 BE)        → Volume           state, origin, size, backing
+//! events                                    what happened, in order; the newest 65,536
+//! └── number (u64 BE)    → Event            topic, namespace, key, details, time
+//! namespaces                                namespaces that were made or labelled as such
+//! └── namespace          → Namespace        created, labels
+//! leases                                    what holds resources for a while
+//! └── namespace \0 lease → Lease            created, labels
+//! lease_resources                           what a lease holds
+//! └── namespace \0 lease \0 kind \0 id → ""
+//! holders                                   index: leases by what they hold
+//! └── namespace \0 kind \0 id \0 lease → ""
+//! collectable                               index: snapshots made under a lease
+//! └── namespace \0 key   → ""
+//! layers                                    OCI layers; their tar-split records are files
+//! └── chain id (32 B)    → Layer            diff id, parent, snapshot, depth, sizes, created
+//! layer_refs                                who keeps a layer
+//! └── chain id \0 holder → count            user, image, read-write layer, child layer, import
+//! rw_layers
+//! └── name               → RwLayer          parent, snapshots, label, options, references
+//! images
+//! └── name               → Image            top layer, configuration
 //! ```
 //!
 //! Each line is a type in `columns/`, encode beside decode. Records are versioned prost messages of
@@ -41,21 +64,35 @@
 //! `migrations.rs` holds the list of steps from schema to schema. Opening a store of a newer schema
 //! is an error that changes nothing.
 
+mod among;
+mod backup;
 mod batch;
 mod columns;
+mod committer;
 mod error;
+mod leases;
+mod layers;
 mod migrations;
+mod namespaces;
 mod open;
 mod read;
 mod rows;
+mod salvage;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod verify_layers;
 mod write;
 
+pub use among::Among;
+pub use backup::{Restored, restore};
 pub use batch::Batch;
 pub use error::{Error, Malformed, Result};
 pub use read::VisitSnapshot;
+pub use salvage::{Salvaged, check_closed, repair_closed};
+pub use tail::{Bounds, KEPT, Waited};
+pub use verify::{FOUND, MEASURE};
 #[cfg(test)]
 pub(crate) use write::WriteFault;
 
@@ -73,6 +110,8 @@ pub struct Store {
     db: DB,
     /// Held only to take a number, and once in 1,024 numbers for a write.
     ids: Mutex<write::IdRange>,
+    committer: committer::Committer,
+    tail: tail::Tail,
     /// Why a write failed, once one has.
     poison: OnceLock<String>,
     #[cfg(test)]
@@ -94,6 +133,8 @@ impl Store {
         let (db, lock) = open::open(dir, migrations)?;
         Ok(Store {
             ids: write::IdRange::load(&db)?,
+            committer: committer::Committer::default(),
+            tail: tail::Tail::load(&db)?,
             db,
             poison: OnceLock::new(),
             #[cfg(test)]

@@ -5,9 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    ErrorKind, Options, WriteOptions,
+};
 use rustix::fs::{FlockOperation, flock};
 
+use super::batch::Batch;
 use super::columns::{Column, System};
 use super::error::{Error, Result};
 use super::migrations::{self, Migration};
@@ -33,18 +37,24 @@ const LOG_LIMIT: u64 = 16 << 20;
 pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, File)> {
     make_dir(dir)?;
     let mut lock = lock(dir)?;
+    if !dir.join("CURRENT").exists() && holds_rows(dir) {
+        return Err(Error::Headless(dir.to_owned()));
+    }
     let found = schema_of(dir)?.unwrap_or(0);
     let known = migrations::newest(migrations);
     if found > known {
         return Err(Error::NewerSchema { dir: dir.to_owned(), found, known });
     }
     sign(dir, &mut lock)?;
-    let db = open_for_writing(dir)?;
+    let (db, damaged_log) = open_for_writing(dir)?;
     migrations::run(&db, found, migrations)?;
+    if damaged_log {
+        keep_unnamed(&db)?;
+    }
     Ok((db, lock))
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
+pub(super) fn make_dir(dir: &Path) -> Result<()> {
     let failed =
         |source| Error::Io { what: format!("making the directory {}", dir.display()), source };
     if dir.is_dir() {
@@ -57,7 +67,7 @@ fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
-fn lock(dir: &Path) -> Result<File> {
+pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK_FILE);
     let failed = |source| Error::Io { what: format!("locking {}", path.display()), source };
     let mut file = OpenOptions::new()
@@ -89,6 +99,18 @@ fn sign(dir: &Path, lock: &mut File) -> Result<()> {
     })
 }
 
+/// Whether RocksDB has written something here, even if the file is lost that tells where it begins.
+pub(super) fn holds_rows(dir: &Path) -> bool {
+    let is_part = |entry: io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let filled = || entry.metadata().is_ok_and(|metadata| metadata.len() > 0);
+            name.ends_with(".sst") || (name.ends_with(".log") && filled())
+        })
+    };
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(is_part))
+}
+
 /// The schema version of the store in `dir`; `None` where there is no store yet, or none that got
 /// as far as its first migration. RocksDB is opened read-only: no file of the store changes.
 fn schema_of(dir: &Path) -> Result<Option<u32>> {
@@ -111,16 +133,47 @@ fn schema_of(dir: &Path) -> Result<Option<u32>> {
         .transpose()
 }
 
-fn open_for_writing(dir: &Path) -> Result<DB> {
+/// A log whose end is missing is what a power cut leaves: what was acknowledged is there. One with
+/// a damaged record before its end is not: it is replayed up to there, what was acknowledged later
+/// is lost, and volumes that it named would pass for garbage. RocksDB tells the two apart when it
+/// is told to accept neither.
+fn open_for_writing(dir: &Path) -> Result<(DB, bool)> {
+    let mut strict = store_options();
+    strict.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
+    match open_with(dir, &strict) {
+        Err(Error::Open { source, .. }) if source.kind() == ErrorKind::Corruption => {
+            let damaged = is_damaged_log(&source);
+            let db = open_with(dir, &store_options())?;
+            if damaged {
+                tracing::error!(dir = %dir.display(), %source, "the metadata store's log is damaged: changes made after the damage are lost; volumes that they named are kept until `thinfs check --repair`");
+            }
+            Ok((db, damaged))
+        }
+        other => Ok((other?, false)),
+    }
+}
+
+/// What RocksDB says of a record in the middle of the log, not of one that the log's end cuts off.
+pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Corruption && error.as_ref().contains("checksum mismatch")
+}
+
+fn keep_unnamed(db: &DB) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.keep_unnamed("the store's log was damaged");
+    let mut durable = WriteOptions::default();
+    durable.set_sync(true);
+    db.write_opt(batch.into_rocksdb(db), &durable).map_err(|source| Error::Write { source })
+}
+
+fn open_with(dir: &Path, options: &Options) -> Result<DB> {
     let cache = Cache::new_lru_cache(BLOCK_CACHE)
         .map_err(|source| Error::Open { dir: dir.to_owned(), source })?;
     let columns = Column::ALL
         .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(&cache)));
-    DB::open_cf_descriptors(&store_options(), dir, columns).map_err(|source| {
-        match names_the_lock(&source) {
-            true => Error::InUse { dir: dir.to_owned(), owner: None },
-            false => Error::Open { dir: dir.to_owned(), source },
-        }
+    DB::open_cf_descriptors(options, dir, columns).map_err(|source| match names_the_lock(&source) {
+        true => Error::InUse { dir: dir.to_owned(), owner: None },
+        false => Error::Open { dir: dir.to_owned(), source },
     })
 }
 

@@ -7,7 +7,7 @@ use super::columns::{
 };
 use super::error::{Error, Result};
 use super::rows::{Moment, get};
-use super::{Store, rows};
+use super::{Among, Store, rows};
 use crate::types::{Kind, Namespace, Pool, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId};
 
 /// What a scan calls for each snapshot.
@@ -90,48 +90,35 @@ impl Store {
     /// Calls `visit` for each snapshot of the namespace as of one moment, in key order, until it
     /// breaks; no lock is held meanwhile.
     pub fn for_each_snapshot(&self, ns: &Namespace, visit: VisitSnapshot<'_>) -> Result<()> {
-        self.moment().scan_prefix(
-            Column::Snapshots,
-            &Snapshots::prefix(ns),
-            &mut |row_key, record| {
-                let (_, key) = Snapshots::decode_row_key(row_key)
-                    .map_err(|e| corrupt(format!("a snapshot's row in namespace {ns}"), e))?;
-                let snapshot = Snapshots::decode(record)
-                    .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
-                Ok(visit(key, snapshot))
-            },
-        )
+        self.for_each_among(ns, Among::All, None, visit)
     }
 
-    /// Like [`Store::for_each_snapshot`], of one kind only: reads no record of another kind.
-    pub fn for_each_of_kind(
+    /// Calls `visit` for each snapshot's kind and id as of one moment, over all namespaces, until it
+    /// breaks; reads no record.
+    pub fn for_each_kind(
         &self,
-        ns: &Namespace,
-        kind: Kind,
-        visit: VisitSnapshot<'_>,
+        visit: &mut dyn FnMut(Kind, SnapshotId) -> ControlFlow<()>,
     ) -> Result<()> {
-        let moment = self.moment();
-        moment.scan_prefix(Column::Kinds, &Kinds::prefix(ns, kind), &mut |row_key, _| {
-            let (_, _, key) =
-                Kinds::decode_row_key(row_key).map_err(|e| corrupt(kind_row(ns, kind), e))?;
-            visit_key(&moment, ns, key, visit)
+        self.moment().scan(Column::Kinds, b"", None, &mut |row_key, value| {
+            let bad = |e| corrupt("an index row of kinds".to_owned(), e);
+            let (_, kind, _) = Kinds::decode_row_key(row_key).map_err(bad)?;
+            let id = Kinds::decode(value).map_err(bad)?;
+            Ok(visit(kind, id))
         })
     }
 
-    /// Like [`Store::for_each_snapshot`], of the children of one parent only.
-    pub fn for_each_child(
+    /// Calls `visit` for each snapshot's id as of one moment, in order of ids, until it breaks;
+    /// reads no record.
+    pub fn for_each_id(
         &self,
-        ns: &Namespace,
-        parent: &SnapshotKey,
-        visit: VisitSnapshot<'_>,
+        visit: &mut dyn FnMut(SnapshotId, Namespace, SnapshotKey) -> ControlFlow<()>,
     ) -> Result<()> {
-        let moment = self.moment();
-        for child in children_at(&moment, ns, parent)? {
-            if visit_key(&moment, ns, child, visit)?.is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.moment().scan(Column::Ids, b"", None, &mut |row_key, value| {
+            let bad = |e| corrupt("an index row of ids".to_owned(), e);
+            let id = Ids::decode_row_key(row_key).map_err(bad)?;
+            let (ns, key) = Ids::decode(value).map_err(bad)?;
+            Ok(visit(id, ns, key))
+        })
     }
 
     /// Namespaces that hold at least one snapshot, in order. Jumps from one to the next.
@@ -203,7 +190,7 @@ fn kind_row(ns: &Namespace, kind: Kind) -> String {
 }
 
 /// The first row key after this one.
-fn successor(mut row_key: Vec<u8>) -> Vec<u8> {
+pub(super) fn successor(mut row_key: Vec<u8>) -> Vec<u8> {
     row_key.push(0);
     row_key
 }
@@ -239,7 +226,7 @@ fn children_at(
 }
 
 /// Visits the record that an index row names; [`Store::verify`] reports an index row without one.
-fn visit_key(
+pub(super) fn visit_key(
     moment: &Moment<'_>,
     ns: &Namespace,
     key: SnapshotKey,

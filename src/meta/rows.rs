@@ -68,7 +68,7 @@ impl<'a> Moment<'a> {
             .map_err(|source| Error::Read { what: format!("column {}", column.name()), source })
     }
 
-    /// [`Moment::scan`] over the rows that start with `prefix`, which ends in NUL.
+    /// [`Moment::scan`] over the rows that start with `prefix`.
     pub(super) fn scan_prefix(
         &self,
         column: Column,
@@ -79,10 +79,12 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// The first row key after all that start with `prefix`, which ends in NUL.
+/// The first row key after all that start with `prefix`, which holds a byte below 255 (the NUL after
+/// its namespace).
 pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
-    let last = end.last_mut().expect("a prefix ends in NUL");
+    while end.pop_if(|last| *last == u8::MAX).is_some() {}
+    let last = end.last_mut().expect("a prefix holds a NUL");
     *last += 1;
     end
 }

@@ -1,10 +1,10 @@
 //! Writing: synced batches, fail-stop, and the ranges that snapshot ids come from.
 
 use parking_lot::Mutex;
-use rocksdb::WriteOptions;
 
 use super::batch::Batch;
 use super::columns::{Column, System};
+use super::committer::{write_beside, write_group};
 use super::error::{Error, Result};
 use super::{Store, rows};
 use crate::crashpoint::{Step, around};
@@ -20,6 +20,15 @@ pub(super) struct IdRange {
     end: u64,
 }
 
+/// Why a group of batches was not written; each caller of the group is told.
+#[derive(Debug, Clone)]
+pub(super) enum Failed {
+    /// An earlier write had failed: this one was not tried.
+    Poisoned(String),
+    /// RocksDB failed.
+    Write(rocksdb::Error),
+}
+
 /// Where a test makes the next write fail.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +40,11 @@ pub(crate) enum WriteFault {
 }
 
 impl IdRange {
+    /// Ids from here on were never handed out, by any process.
+    pub(super) fn reserved_end(&self) -> u64 {
+        self.end
+    }
+
     /// Ids that an earlier process reserved and may not have used are never given again.
     pub(super) fn load(db: &rocksdb::DB) -> Result<Mutex<Self>> {
         let what = || "the snapshot id counter".to_owned();
@@ -44,46 +58,74 @@ impl IdRange {
 }
 
 impl Store {
-    /// Applies a batch. When it returns Ok the batch is on stable storage; concurrent callers share
-    /// one fdatasync of the log (RocksDB's group commit).
+    /// Applies a batch. When it returns Ok the batch is on stable storage and its events can be
+    /// read; concurrent callers share one synced write (`committer.rs`).
     ///
     /// After a failure the store is poisoned: it can be read, but every later write is refused with
     /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
     /// [`Error::may_have_been_written`] tells the two apart.
     pub fn write(&self, batch: Batch) -> Result<()> {
+        let step = batch.step();
+        // The points are the caller's, on its own thread, whoever writes the group.
+        let write = || self.committer.commit(batch, |group| self.write_unless_poisoned(group));
+        match around_named(step, write) {
+            Ok(()) => Ok(()),
+            Err(Failed::Poisoned(reason)) => Err(Error::Poisoned { reason }),
+            Err(Failed::Write(source)) => Err(Error::Write { source }),
+        }
+    }
+
+    fn write_unless_poisoned(&self, group: Vec<Batch>) -> std::result::Result<(), Failed> {
+        if let Some(reason) = self.poisoned() {
+            return Err(Failed::Poisoned(reason));
+        }
+        self.write_to_rocksdb(group).map_err(|source| {
+            let _ = self.poison.set(source.to_string());
+            Failed::Write(source)
+        })
+    }
+
+    /// Applies a batch without waiting for the disk: a power cut may undo it. It is never undone
+    /// alone: what was written later goes with it, for the log is read up to its first tear. So
+    /// for what is only a note that something is done which may be done again. Publishes no event.
+    pub fn write_lazily(&self, batch: Batch) -> Result<()> {
         if let Some(reason) = self.poisoned() {
             return Err(Error::Poisoned { reason });
         }
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
-        let written = match batch.step() {
-            Some(step) => around(step, || self.write_to_rocksdb(batch, &durable)),
-            None => self.write_to_rocksdb(batch, &durable),
-        };
-        written.map_err(|source| {
+        let step = batch.step();
+        around_named(step, || self.write_beside_groups(batch)).map_err(|source| {
             let _ = self.poison.set(source.to_string());
             Error::Write { source }
         })
     }
 
     #[cfg(not(test))]
-    fn write_to_rocksdb(
-        &self,
-        batch: Batch,
-        options: &WriteOptions,
-    ) -> std::result::Result<(), rocksdb::Error> {
-        self.db.write_opt(batch.into_rocksdb(&self.db), options)
+    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
+        write_beside(&self.db, batch)
     }
 
     #[cfg(test)]
-    fn write_to_rocksdb(
-        &self,
-        batch: Batch,
-        options: &WriteOptions,
-    ) -> std::result::Result<(), rocksdb::Error> {
+    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
+        let fault = self.fate.as_ref().and_then(|fate| fate());
+        if fault != Some(WriteFault::Before) {
+            write_beside(&self.db, batch)?;
+        }
+        match fault {
+            Some(_) => Err(an_error()),
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
+        write_group(&self.db, &self.tail, group)
+    }
+
+    #[cfg(test)]
+    fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
         let fault = self.fault.lock().take().or_else(|| self.fate.as_ref()?());
         if fault != Some(WriteFault::Before) {
-            self.db.write_opt(batch.into_rocksdb(&self.db), options)?;
+            write_group(&self.db, &self.tail, group)?;
         }
         match fault {
             Some(_) => Err(an_error()),
@@ -100,6 +142,11 @@ impl Store {
     /// Why the store accepts no more changes, once a write has failed.
     pub fn poisoned(&self) -> Option<String> {
         self.poison.get().cloned()
+    }
+
+    /// Whether any process ever reserved ids: else the store is new.
+    pub fn has_given_ids(&self) -> bool {
+        self.ids.lock().end > 1
     }
 
     /// Hands out the next snapshot id. Ranges of 1,024 are reserved durably ahead of use, so an id
@@ -120,6 +167,14 @@ impl Store {
         let id = u32::try_from(ids.next).map_err(|_| Error::IdsExhausted)?;
         ids.next += 1;
         Ok(SnapshotId(id))
+    }
+}
+
+/// Does a write, with the crash points of the step that its batch is for, if it says one.
+fn around_named<T>(step: Option<Step>, write: impl FnOnce() -> T) -> T {
+    match step {
+        Some(step) => around(step, write),
+        None => write(),
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use super::error::{Error, Result};
 use super::locks::Mode;
-use super::{Change, Info, Snapshots};
+use super::references::named;
+use super::{Also, Change, Info, Snapshots, events};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
-use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotKey, check_labels};
+use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
 
 /// How long a commit waits for writers: the kernel tells of closed files a moment after the fact.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +25,8 @@ impl Snapshots {
     /// writable.
     ///
     /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't
-    /// be changed, the new parent is missing, isn't committed; files are still open for writing
+    /// be changed, the new parent is missing, isn't committed; files are still open for writing, or
+    /// its block device is open
     /// ([`Busy`](crate::volume::Error::Busy)).
     pub fn commit(
         &self,
@@ -34,14 +36,53 @@ impl Snapshots {
         labels: Labels,
         rebase: Option<&SnapshotKey>,
     ) -> Result<Info> {
+        self.commit_under(ns, name, key, labels, rebase, None)
+    }
+
+    /// [`commit`](Self::commit) under a lease, which holds the committed snapshot too. The leases
+    /// that hold the active one hold it in any case.
+    pub fn commit_under(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        lease: Option<&LeaseId>,
+    ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
+        self.commit_told(ns, (name, key), labels, rebase, (lease, &mut |_, _| {}))
+    }
+
+    /// [`commit`](Snapshots::commit) with more rows in its batch.
+    pub fn commit_with(
+        &self,
+        ns: &Namespace,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        also: Also<'_>,
+    ) -> Result<Info> {
+        self.commit_told(ns, (name, key), labels, rebase, (None, also))
+    }
+
+    fn commit_told(
+        &self,
+        ns: &Namespace,
+        (name, key): (&SnapshotKey, &SnapshotKey),
+        labels: Labels,
+        rebase: Option<&SnapshotKey>,
+        with: (Option<&LeaseId>, Also<'_>),
+    ) -> Result<Info> {
         check_labels(&labels)?;
-        let info = self.commit_locked(ns, name, key, labels, rebase)?;
+        let info = self.commit_locked(ns, (name, key), labels, rebase, with)?;
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
         self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
         Ok(info)
     }
 
-    /// 1. seal: no writer is left, all is flushed;
+    /// 1. take back what was handed out, if nobody has it open; seal: no writer is left, all is flushed;
     /// 2. measure;
     /// 3. one batch: the key is gone, the name is there;
     /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if
@@ -49,21 +90,23 @@ impl Snapshots {
     fn commit_locked(
         &self,
         ns: &Namespace,
-        name: &SnapshotKey,
-        key: &SnapshotKey,
+        (name, key): (&SnapshotKey, &SnapshotKey),
         labels: Labels,
         rebase: Option<&SnapshotKey>,
+        (lease, also): (Option<&LeaseId>, Also<'_>),
     ) -> Result<Info> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
         wanted.extend(rebase.map(|parent| (parent, Mode::Shared)));
         let _held = self.locks.hold(ns, &wanted);
+        let _noted = self.references.note(ns, named(name, &labels));
 
         let active = self.check_commit(ns, name, key)?;
         let parent = self.parent_after(ns, key, &active, rebase)?;
         let volume = self.live_volume(active.volume)?;
         let origin = self.origin_of(&volume)?;
 
+        self.volumes.take_back(&volume, PATIENCE)?;
         let seal = self.volumes.seal(&volume, PATIENCE)?;
         let usage = self.volumes.usage(&volume, origin.as_ref(), &AtomicBool::new(false))?;
         let now = SystemTime::now();
@@ -79,16 +122,19 @@ impl Snapshots {
         let mut batch = Batch::of(Step::StoreCommit);
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
-        match self.store.write(batch) {
+        batch.publish(events::committed(ns, key, name, &committed));
+        let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
+        also(&info, &mut batch);
+        match self.write_renamed(batch, key, &info, lease) {
             Ok(()) => seal.keep(),
             Err(error) => {
-                if error.may_have_been_written() {
+                if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
                     seal.keep();
                 }
-                return Err(error.into());
+                return Err(error);
             }
         }
-        Ok(Info { namespace: ns.clone(), key: name.clone(), snapshot: committed })
+        Ok(info)
     }
 
     fn check_commit(

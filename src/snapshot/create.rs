@@ -3,11 +3,11 @@
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
-use super::{Info, MAX_SIZE_LABEL, Snapshots};
+use super::{Also, FILESYSTEM_LABEL, Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::crashpoint::Step;
-use crate::meta::{self, Batch};
+use crate::meta::Batch;
 use crate::types::{
-    Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
+    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
 };
 
 /// What the caller asks for.
@@ -19,6 +19,10 @@ pub(super) struct Request<'a> {
     pub(super) labels: Labels,
     /// From [`MAX_SIZE_LABEL`].
     pub(super) size: Option<u64>,
+    /// From [`FILESYSTEM_LABEL`].
+    pub(super) filesystem: Option<String>,
+    /// The lease that holds it from the start.
+    pub(super) lease: Option<&'a LeaseId>,
 }
 
 impl<'a> Request<'a> {
@@ -29,10 +33,12 @@ impl<'a> Request<'a> {
         kind: Kind,
         parent: Option<&'a SnapshotKey>,
         labels: Labels,
+        lease: Option<&'a LeaseId>,
     ) -> Result<Self> {
         check_labels(&labels)?;
         let size = max_size(&labels)?;
-        Ok(Self { ns, key, kind, parent, labels, size })
+        let filesystem = filesystem(&labels)?;
+        Ok(Self { ns, key, kind, parent, labels, size, filesystem, lease })
     }
 
     fn into_info(self, id: SnapshotId, volume: VolumeId) -> Info {
@@ -46,6 +52,7 @@ impl<'a> Request<'a> {
             updated: now,
             usage: None,
             volume,
+            collectable: self.lease.is_some(),
         };
         Info { namespace: self.ns.clone(), key: self.key.clone(), snapshot }
     }
@@ -61,14 +68,28 @@ fn max_size(labels: &Labels) -> Result<Option<u64>> {
     }
 }
 
+fn filesystem(labels: &Labels) -> Result<Option<String>> {
+    match labels.get(FILESYSTEM_LABEL).map(String::as_str) {
+        None => Ok(None),
+        Some(name @ ("ext4" | "xfs" | "ext2")) => Ok(Some(name.to_owned())),
+        Some(other) => Err(Error::InvalidArgument(format!(
+            "label {FILESYSTEM_LABEL} is {other:?}: it takes ext4, xfs or ext2"
+        ))),
+    }
+}
+
 impl Snapshots {
     /// Checks, in containerd's order, that the parent may be one and that the key is free. Gives
     /// the parent. Both keys must be held.
     pub(super) fn check_new(&self, request: &Request<'_>) -> Result<Option<Snapshot>> {
+        self.check_form(&request.labels)?;
         let parent = match request.parent {
             None => None,
             Some(parent) => Some(self.committed_parent(request.ns, parent)?),
         };
+        if let Some(lease) = request.lease {
+            self.existing_lease(request.ns, lease)?;
+        }
         match self.store.snapshot(request.ns, request.key)? {
             Some(_) => Err(Error::AlreadyExists(request.key.to_string())),
             None => Ok(parent),
@@ -102,14 +123,24 @@ impl Snapshots {
         &self,
         request: Request<'_>,
         origin: Option<&Volume>,
+        also: Also<'_>,
     ) -> Result<Info> {
+        let lease = request.lease;
         let id = self.store.next_snapshot_id()?;
-        let volume = self.volumes.backend().create(VolumeId::of(id), origin, request.size)?;
+        let (backend, volume) = (self.volumes.backend(), VolumeId::of(id));
+        let volume = match (&request.filesystem, origin) {
+            (Some(filesystem), None) => {
+                backend.create_formatted(volume, filesystem, request.size)?
+            }
+            (_, origin) => backend.create(volume, origin, request.size)?,
+        };
         let info = request.into_info(id, volume.id);
         let mut batch = Batch::of(Step::StorePrepare);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
-        match self.store.write(batch) {
+        also(&info, &mut batch);
+        match self.write_leased(batch, &info, lease) {
             Ok(()) => Ok(info),
             Err(error) => Err(self.undo_create(&volume, error)),
         }
@@ -117,21 +148,23 @@ impl Snapshots {
 
     /// Makes a snapshot that looks at its parent's volume; the batch is all there is to it.
     pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
+        let lease = request.lease;
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
         let mut batch = Batch::of(Step::StoreView);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
-        self.store.write(batch)?;
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
+        self.write_leased(batch, &info, lease)?;
         Ok(info)
     }
 
     /// A record that may have reached the disk must find its volume at the next start.
-    fn undo_create(&self, volume: &Volume, error: meta::Error) -> Error {
-        if error.may_have_been_written() {
-            return error.into();
+    fn undo_create(&self, volume: &Volume, error: Error) -> Error {
+        if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
+            return error;
         }
         match self.volumes.backend().destroy(volume) {
-            Ok(()) => error.into(),
-            Err(rollback) => Error::Rollback { cause: Box::new(error.into()), rollback },
+            Ok(()) => error,
+            Err(rollback) => Error::Rollback { cause: Box::new(error), rollback },
         }
     }
 }

@@ -45,6 +45,22 @@ pub enum Error {
     /// The snapshot isn't in a state for this; trying again later may help.
     #[error("{0}")]
     FailedPrecondition(String),
+    /// Something other than a snapshot (a lease, a namespace …) doesn't exist.
+    #[error("{what} {name:?} not found")]
+    NoSuch {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Something other than a snapshot has this name already.
+    #[error("{what} {name:?} already exists")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// [`Snapshots::close`](super::Snapshots::close) was called.
     #[error("thinfs is stopping")]
     Stopping,
@@ -70,7 +86,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error with all its causes, in one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(source) = cause {

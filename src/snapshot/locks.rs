@@ -4,7 +4,7 @@
 //! other. Exclusive for keys that are changed, shared for a parent: any number of snapshots can be
 //! prepared on one parent at the same time, but the parent can't be removed meanwhile.
 //!
-//! Order of locks: `Snapshots::gate` (shared) → keys → everything in `volume` and `meta`. The
+//! Order of locks: `Snapshots::gate` (shared) → keys → `Snapshots::leases` → everything in `volume` and `meta`. The
 //! table's own mutex is held for a look-up only.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +20,7 @@ type Name = (Namespace, SnapshotKey);
 
 /// How a key is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Nobody changes it.
     Shared,
     /// Nobody else looks at it before changing something.
@@ -29,13 +29,13 @@ pub(super) enum Mode {
 
 /// All key locks.
 #[derive(Debug, Default)]
-pub(super) struct Locks {
+pub(crate) struct Locks {
     table: Mutex<HashMap<Name, Arc<RwLock<()>>>>,
 }
 
 /// Keys held; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Held<'a> {
+pub(crate) struct Held<'a> {
     locks: &'a Locks,
     guards: Vec<(Name, Guard)>,
 }
@@ -49,12 +49,12 @@ enum Guard {
 
 impl Locks {
     /// Waits until all are held. A key named twice is held once, in the stronger mode.
-    pub(super) fn hold(&self, ns: &Namespace, wanted: &[(&SnapshotKey, Mode)]) -> Held<'_> {
+    pub(crate) fn hold(&self, ns: &Namespace, wanted: &[(&SnapshotKey, Mode)]) -> Held<'_> {
         self.hold_until(ns, wanted, None).expect("waits for ever")
     }
 
     /// Gives up after `patience`.
-    pub(super) fn hold_within(
+    pub(crate) fn hold_within(
         &self,
         ns: &Namespace,
         wanted: &[(&SnapshotKey, Mode)],

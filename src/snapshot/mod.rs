@@ -35,40 +35,58 @@
 //! unknown; the store then takes no more writes, and nothing that the batch named is undone: the
 //! next start finds out.
 
+mod census;
 mod check;
+mod collect;
 mod commit;
 mod create;
 mod error;
+pub(crate) mod events;
 mod filter;
-mod locks;
+mod handout;
+mod leases;
+pub(crate) mod locks;
 mod open;
 mod prepare;
 mod query;
 mod reaper;
 mod recover;
+mod references;
 mod remove;
+mod repair;
+mod space;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod update;
 mod usage;
 mod view;
 mod walk;
 
+pub use collect::Doom;
+pub(crate) use error::with_causes;
 pub use error::{Error, Result};
+pub use handout::{MOUNT_FORM_LABEL, mount_form};
 pub use reaper::{Pending, PendingState, Reaped};
 pub use recover::Recovery;
+pub use repair::Repair;
+pub use references::{Noted, References};
+pub use space::Space;
 pub use update::LabelUpdate;
 
 use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::meta::Store;
-use crate::types::{Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::meta::{Batch, Store};
+use crate::types::{LAYERS, Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
 use crate::volume::{self, Pin, Volumes};
 
 /// Label with the size of a new volume, in decimal bytes.
 pub const MAX_SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+
+/// Label with the filesystem (`ext4`, `xfs`, `ext2`) of a snapshot that starts empty, where the backend makes filesystems.
+/// Children have their parent's.
+pub const FILESYSTEM_LABEL: &str = "containerd.io/snapshot/thinfs.fs-type";
 
 /// One snapshot with its key.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +122,16 @@ pub enum Change {
 pub trait Watcher: Send + Sync {
     /// A change has become durable.
     fn changed(&self, change: &Change);
+
+    /// An active snapshot's block device has been handed out: from here on others change its files, and nobody
+    /// tells of it.
+    fn handed_out(&self, _info: &Info) {}
 }
+
+/// Adds the caller's own rows to the batch that makes a change durable, given the snapshot as it
+/// will be (for a removal: as it was): both are there after a crash, or neither. Called once, while
+/// the snapshot's key is held.
+pub type Also<'a> = &'a mut dyn FnMut(&Info, &mut Batch);
 
 /// A snapshot whose files can be reached.
 #[derive(Debug)]
@@ -127,6 +154,10 @@ pub struct Snapshots {
     gate: RwLock<bool>,
     watchers: RwLock<Vec<Arc<dyn Watcher>>>,
     usages: usage::Recent,
+    references: References,
+    /// Held shared while a lease comes to hold something, exclusively while one is deleted. After
+    /// the keys' locks, for no longer than one batch.
+    leases: RwLock<()>,
     reaper: reaper::Reaper,
 }
 
@@ -169,10 +200,27 @@ impl Snapshots {
         if *gate { Err(Error::Stopping) } else { Ok(gate) }
     }
 
+    /// Front doors change nothing in the layer store's namespace: its records would no longer fit.
+    /// The layer store itself comes through the `…_with` methods.
+    fn refuse_layers(ns: &Namespace) -> Result<()> {
+        if ns.as_str() != LAYERS {
+            return Ok(());
+        }
+        Err(Error::FailedPrecondition(format!(
+            "namespace {LAYERS:?} belongs to the layer store: use `thinfs layer`, `image` and `rw`"
+        )))
+    }
+
     /// To be called outside every lock.
     fn tell(&self, change: &Change) {
         let watchers = self.watchers.read().clone();
         watchers.iter().for_each(|watcher| watcher.changed(change));
+    }
+
+    /// To be called outside every lock.
+    fn tell_handed_out(&self, info: &Info) {
+        let watchers = self.watchers.read().clone();
+        watchers.iter().for_each(|watcher| watcher.handed_out(info));
     }
 
     /// The snapshot with this key.

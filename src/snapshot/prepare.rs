@@ -2,8 +2,9 @@
 
 use super::create::Request;
 use super::locks::Mode;
-use super::{Change, Info, Result, Snapshots};
-use crate::types::{Kind, Labels, Namespace, SnapshotKey};
+use super::references::named;
+use super::{Also, Change, Info, Result, Snapshots};
+use crate::types::{Kind, Labels, LeaseId, Namespace, SnapshotKey};
 
 impl Snapshots {
     /// Makes an active snapshot, empty or on a committed parent. Label
@@ -20,18 +21,51 @@ impl Snapshots {
         parent: Option<&SnapshotKey>,
         labels: Labels,
     ) -> Result<Info> {
-        let info = self.prepare_locked(Request::new(ns, key, Kind::Active, parent, labels)?)?;
+        self.prepare_under(ns, key, parent, labels, None)
+    }
+
+    /// [`prepare`](Self::prepare) under a lease, which holds the snapshot from the start; the
+    /// collector removes it when nothing holds it any more. Fails too if there is no such lease.
+    pub fn prepare_under(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        lease: Option<&LeaseId>,
+    ) -> Result<Info> {
+        Self::refuse_layers(ns)?;
+        let request = Request::new(ns, key, Kind::Active, parent, labels, lease)?;
+        self.prepare_told(request, &mut |_, _| {})
+    }
+
+    /// [`prepare`](Snapshots::prepare) with more rows in its batch.
+    pub fn prepare_with(
+        &self,
+        ns: &Namespace,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        also: Also<'_>,
+    ) -> Result<Info> {
+        self.prepare_told(Request::new(ns, key, Kind::Active, parent, labels, None)?, also)
+    }
+
+    fn prepare_told(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
+        let (ns, key) = (request.ns, request.key);
+        let info = self.prepare_locked(request, also)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
         self.tell(&Change::Prepared(info.clone()));
         Ok(info)
     }
 
-    fn prepare_locked(&self, request: Request<'_>) -> Result<Info> {
+    fn prepare_locked(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
         let _running = self.running()?;
         let _held = self.hold_for(&request);
+        let _noted = self.references.note(request.ns, named(request.key, &request.labels));
         let parent = self.check_new(&request)?;
         let origin = parent.map(|parent| self.live_volume(parent.volume)).transpose()?;
-        self.create_with_volume(request, origin.as_ref())
+        self.create_with_volume(request, origin.as_ref(), also)
     }
 
     /// The new key, and the parent so that it stays.

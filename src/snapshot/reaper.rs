@@ -18,7 +18,7 @@ use super::error::{Error, Result, with_causes};
 use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::{Volume, VolumeId};
-use crate::volume::Volumes;
+use crate::volume::{self, Volumes};
 
 const THREADS: usize = 4;
 /// Between two looks at a volume whose files are open: at first, and at most.
@@ -33,7 +33,7 @@ pub struct Reaped {
     pub destroyed: usize,
     /// One line for each volume that couldn't be destroyed; it is tried again.
     pub failed: Vec<String>,
-    /// Volumes that wait for files to be closed.
+    /// Volumes that wait for files, or block devices, to be closed.
     pub waiting: usize,
 }
 
@@ -83,6 +83,8 @@ struct Queue {
     tombstones: BTreeMap<VolumeId, Tombstone>,
     /// Those that no thread works on, by the time of the next try.
     due: BTreeSet<(Instant, VolumeId)>,
+    /// How many ask that no try begins.
+    pauses: usize,
     /// Rises with each cleanup asked for.
     cleanups: u64,
     stopping: bool,
@@ -168,6 +170,16 @@ impl Reaper {
         queue.outcome(&wanted)
     }
 
+    /// Waits for the tries that run; none begins while the guard lives.
+    pub(super) fn pause(&self) -> Paused<'_> {
+        let mut queue = self.shared.queue.lock();
+        queue.pauses += 1;
+        while queue.tombstones.values().any(|tombstone| tombstone.running) {
+            self.shared.changed.wait(&mut queue);
+        }
+        Paused(&self.shared)
+    }
+
     /// Waits for the tries that run, and ends the threads. Twice is fine.
     pub(super) fn stop(&self) {
         self.shared.queue.lock().stopping = true;
@@ -180,10 +192,25 @@ impl Reaper {
     }
 }
 
+/// The reaper pauses while this lives.
+#[derive(Debug)]
+pub(super) struct Paused<'a>(&'a Shared);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.queue.lock().pauses -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Shared {
     fn work(&self) {
         let mut queue = self.queue.lock();
         while !queue.stopping {
+            if queue.pauses > 0 {
+                self.changed.wait(&mut queue);
+                continue;
+            }
             match queue.due.first().copied() {
                 Some((due, id)) if due <= Instant::now() => {
                     let volume = queue.begin(id);
@@ -215,15 +242,20 @@ impl Shared {
     ///
     /// 1. no new file is opened, and none is open;
     /// 2. destroy;
-    /// 3. forget, in a batch.
+    /// 3. forget, in a batch that nobody waits for: ten thousand of them must not keep others from
+    ///    the disk.
     fn try_reap(&self, volume: &Volume) -> Result<bool> {
         if !self.volumes.try_close(volume)? {
             return Ok(false);
         }
-        self.volumes.backend().destroy(volume)?;
+        match self.volumes.backend().destroy(volume) {
+            // Somebody has its block device open.
+            Err(volume::Error::Busy(..)) => return Ok(false),
+            destroyed => destroyed?,
+        }
         let mut batch = Batch::of(Step::StoreForget);
         batch.delete_volume(volume.id);
-        self.store.write(batch)?;
+        self.store.write_lazily(batch)?;
         Ok(true)
     }
 }

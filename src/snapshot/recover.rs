@@ -1,15 +1,16 @@
 //! Recover: store and backend are compared, both ways, before anything is served.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::census::Census;
 use super::reaper::Reaper;
+use super::references::References;
 use super::{Result, Snapshots, locks, usage};
 use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::{SnapshotId, Volume, VolumeId, VolumeState};
-use crate::volume::Volumes;
+use crate::volume::{Reconciled, Volumes};
 
 /// What a start found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct Recovery {
     pub tombstones: usize,
     /// Volumes that nobody named, and that are gone now.
     pub reaped: usize,
+    /// Volumes that nobody named, and that were kept.
+    pub kept: usize,
+    /// Why such volumes were kept, if they were to be.
+    pub keeping: Option<String>,
     /// Snapshots (`namespace/key`) whose volume the backend doesn't have.
     pub lost: Vec<String>,
     /// Volumes in the store that belong to no snapshot; left alone.
@@ -33,24 +38,30 @@ impl Snapshots {
     ///
     /// It may be interrupted at any point and run again:
     ///
-    /// 1. read all volumes;
+    /// 1. read all ids and volumes;
     /// 2. the backend destroys what none of them names, and says which of them it doesn't have;
     /// 3. one batch marks those as lost, and as live again what was lost and is back;
     /// 4. tombstones go to the reaper.
+    ///
+    /// What nobody names is garbage only if the store can be trusted to name what it has. It can't
+    /// where it was restored from a backup, where its log was damaged, where it names a volume of
+    /// which it has no record, and where it has never given an id. Then such volumes are kept, at
+    /// this start and later ones, until [`repair`](Snapshots::repair) lets go of them.
     pub fn start(store: Arc<Store>, volumes: Arc<Volumes>) -> Result<(Arc<Self>, Recovery)> {
-        let known = volumes_in(&store)?;
-        let reconciled = volumes.backend().reconcile(&as_if_none_were_lost(&known))?;
+        let census = Census::take(&store)?;
+        let (reconciled, keeping) = reconcile(&store, &volumes, &census)?;
         let lost: HashSet<VolumeId> = reconciled.lost.into_iter().collect();
-        record_lost(&store, &known, &lost)?;
+        record_lost(&store, &census.volumes, &lost)?;
 
         let mut recovery = Recovery {
             reaped: reconciled.reaped,
-            snapshots: count(&store)?,
+            kept: reconciled.kept,
+            keeping,
+            snapshots: census.ids.len(),
             ..Recovery::default()
         };
-        name_lost(&store, &known, &lost, &mut recovery)?;
-        let tombstones: Vec<Volume> =
-            known.into_iter().filter(|volume| volume.state == VolumeState::Tombstone).collect();
+        name_lost(&store, &census, &lost, &mut recovery)?;
+        let tombstones = census.tombstones();
         recovery.tombstones = tombstones.len();
         let snapshots = Snapshots {
             reaper: Reaper::start(store.clone(), volumes.clone(), tombstones)?,
@@ -60,31 +71,46 @@ impl Snapshots {
             gate: Default::default(),
             watchers: Default::default(),
             usages: usage::Recent::default(),
+            references: References::default(),
+            leases: Default::default(),
         };
         Ok((Arc::new(snapshots), recovery))
     }
 }
 
-/// All volumes in the store.
-pub(super) fn volumes_in(store: &Store) -> Result<Vec<Volume>> {
-    let mut volumes = Vec::new();
-    store.for_each_volume(&mut |volume| {
-        volumes.push(volume);
-        ControlFlow::Continue(())
-    })?;
-    Ok(volumes)
-}
-
-/// A volume that was lost may have come back with its disk, so the backend is asked again.
-pub(super) fn as_if_none_were_lost(volumes: &[Volume]) -> Vec<Volume> {
-    let live = |volume: &Volume| match volume.state {
-        VolumeState::Lost => Volume { state: VolumeState::Live, ..volume.clone() },
-        VolumeState::Live | VolumeState::Tombstone => volume.clone(),
+/// Also says why volumes that nobody names were kept, if so.
+fn reconcile(
+    store: &Store,
+    volumes: &Volumes,
+    census: &Census,
+) -> Result<(Reconciled, Option<String>)> {
+    let known = census.as_if_none_were_lost();
+    let noted = store.keeping()?;
+    let reason = match noted.clone() {
+        Some(reason) => Some(reason),
+        None => distrust(store, volumes, census)?,
     };
-    volumes.iter().map(live).collect()
+    let Some(reason) = reason else { return Ok((volumes.backend().reconcile(&known)?, None)) };
+    let reconciled = volumes.backend().reconcile_keeping(&known)?;
+    if noted.is_none() && reconciled.kept > 0 {
+        let mut batch = Batch::of(Step::StoreKeep);
+        batch.keep_unnamed(&reason);
+        store.write(batch)?;
+    }
+    let keeping = (noted.is_some() || reconciled.kept > 0).then_some(reason);
+    Ok((reconciled, keeping))
 }
 
-fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Result<()> {
+/// Why the store can't be trusted to name all that it should.
+fn distrust(store: &Store, volumes: &Volumes, census: &Census) -> Result<Option<String>> {
+    if let Some((ns, key)) = census.first_without_volume(store)? {
+        return Ok(Some(format!("snapshot {ns}/{key} has a volume without a record")));
+    }
+    let is_odd = !store.has_given_ids() && !volumes.backend().check(&[])?.is_empty();
+    Ok(is_odd.then(|| "the store is new, the volumes are not".to_owned()))
+}
+
+pub(super) fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Result<()> {
     let mut batch = Batch::of(Step::StoreLost);
     let mut changed = false;
     for volume in known {
@@ -107,35 +133,22 @@ fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Res
 /// Finds the snapshot that each volume was made for.
 fn name_lost(
     store: &Store,
-    known: &[Volume],
+    census: &Census,
     lost: &HashSet<VolumeId>,
     recovery: &mut Recovery,
 ) -> Result<()> {
-    for volume in known.iter().filter(|volume| volume.state != VolumeState::Tombstone) {
+    for volume in census.volumes.iter().filter(|volume| volume.state != VolumeState::Tombstone) {
         recovery.volumes += 1;
-        match store.snapshot_by_id(SnapshotId(volume.id.0))? {
-            None => {
-                tracing::warn!(volume = %volume.id, "a volume belongs to no snapshot; it is left alone");
-                recovery.unnamed.push(volume.id);
-            }
-            Some((ns, key, _)) if lost.contains(&volume.id) => {
-                let volume = volume.id;
-                tracing::error!(%ns, %key, %volume, "the backend doesn't have this volume");
-                recovery.lost.push(format!("{ns}/{key}"));
-            }
-            Some(_) => {}
+        if !census.is_named(volume.id) {
+            tracing::warn!(volume = %volume.id, "a volume belongs to no snapshot; it is left alone");
+            recovery.unnamed.push(volume.id);
+        } else if lost.contains(&volume.id)
+            && let Some((ns, key, _)) = store.snapshot_by_id(SnapshotId(volume.id.0))?
+        {
+            let volume = volume.id;
+            tracing::error!(%ns, %key, %volume, "the backend doesn't have this volume");
+            recovery.lost.push(format!("{ns}/{key}"));
         }
     }
     Ok(())
-}
-
-fn count(store: &Store) -> Result<usize> {
-    let mut count = 0;
-    for ns in store.namespaces()? {
-        store.for_each_snapshot(&ns, &mut |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
-    }
-    Ok(count)
 }

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::locks::Mode;
-use super::{Change, Info, Result, Snapshots};
+use super::references::named;
+use super::{Change, Info, Result, Snapshots, events};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
@@ -19,7 +20,8 @@ pub enum LabelUpdate {
 }
 
 impl LabelUpdate {
-    fn apply(self, old: &Labels) -> Labels {
+    /// The labels that come of it.
+    pub fn apply(self, old: &Labels) -> Labels {
         let mut labels = match self {
             LabelUpdate::Replace(new) => new.into_iter().collect::<Labels>(),
             LabelUpdate::Merge(changes) => return merge(old, changes),
@@ -62,9 +64,13 @@ impl Snapshots {
         let old = self.existing(ns, key)?;
         let labels = labels.apply(&old.labels);
         check_labels(&labels)?;
+        self.check_form(&labels)?;
+        self.switch_form(&old, &labels)?;
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
+        let _noted = self.references.note(ns, named(key, &new.labels));
         let mut batch = Batch::of(Step::StoreLabels);
         batch.update_snapshot(ns, key, &old, &new);
+        batch.publish(events::updated(ns, key, &new));
         self.store.write(batch)?;
         Ok(Info { namespace: ns.clone(), key: key.clone(), snapshot: new })
     }

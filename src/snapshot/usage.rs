@@ -97,7 +97,7 @@ impl Snapshots {
         }
     }
 
-    fn measure(&self, snapshot: &Snapshot, cancel: &AtomicBool) -> Result<Usage> {
+    pub(super) fn measure(&self, snapshot: &Snapshot, cancel: &AtomicBool) -> Result<Usage> {
         let volume = self.live_volume(snapshot.volume)?;
         let origin = self.origin_of(&volume)?;
         Ok(self.volumes.usage(&volume, origin.as_ref(), cancel)?)

@@ -3,8 +3,10 @@
 pub mod creds;
 pub mod direct;
 pub mod discard;
-pub mod ext4;
+pub mod filesystem;
+pub mod fuse;
 pub mod handle;
+pub mod inherited;
 pub mod ioctl;
 pub mod loopdev;
 pub mod mount;

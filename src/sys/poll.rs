@@ -26,6 +26,15 @@ pub fn readable<const N: usize>(
     Ok(asked.map(|fd| fd.revents != 0))
 }
 
+/// Whether what the descriptor leads to has failed for good, as a FUSE connection has that was aborted.
+pub fn has_failed(descriptor: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: descriptor.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: it is one element and outlives the call; the descriptor is borrowed.
+    // JUSTIFICATION: rustix and nix wrap poll only in features that nothing else here needs.
+    let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    found > 0 && asked.revents & libc::POLLERR != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +49,8 @@ mod tests {
         assert_eq!(look(), [false, false]);
         writer.write_all(b"x").unwrap();
         assert_eq!(look(), [false, true]);
+        assert!(!has_failed(writer.as_fd()));
+        drop(ready);
+        assert!(has_failed(writer.as_fd()), "nobody reads the pipe any more");
     }
 }

@@ -9,6 +9,9 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use super::dm::DevNum;
 use crate::sys::mount::block_device;
 
+/// Where device-mapper's devices have their names.
+const PUBLIC: &str = "/dev/mapper";
+
 /// Finds block device nodes, and makes private ones where devtmpfs doesn't (containers).
 #[derive(Debug, Clone)]
 pub struct Nodes {
@@ -49,6 +52,36 @@ impl Nodes {
             Ok(()) => Ok(path),
             Err(rustix::io::Errno::EXIST) if is(&path, number) => Ok(path),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A node for everybody, named in the directory where such names are looked for. udev leaves our
+    /// devices alone and so makes none. One of that name which is another device's is replaced.
+    pub fn publish(&self, number: DevNum, name: &str) -> io::Result<PathBuf> {
+        let path = self.published(name);
+        if is(&path, number) {
+            return Ok(path);
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let device = makedev(number.major, number.minor);
+        mknodat(CWD, &path, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, device)?;
+        Ok(path)
+    }
+
+    /// Where the node of that name is, or would be.
+    pub fn published(&self, name: &str) -> PathBuf {
+        Path::new(PUBLIC).join(name)
+    }
+
+    /// Removes the node of a device that is gone.
+    pub fn withdraw(&self, name: &str) {
+        if let Err(error) = fs::remove_file(self.published(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(name, %error, "the node of a device that is gone stays");
         }
     }
 

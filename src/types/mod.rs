@@ -1,11 +1,31 @@
 //! The plain words that every layer speaks: namespaces, keys, kinds, ids, labels, usage.
 //!
-//! Nothing here does I/O or knows a library other than `std` and `serde`. A value that exists
+//! Nothing here does I/O or knows a library other than `std`, `serde` and `sha2` (a chain id is a
+//! digest of digests). A value that exists
 //! has been validated: constructors refuse what no layer could store.
 
+mod digest;
+mod event;
+mod finding;
+mod layer;
+mod lease;
+mod mount_form;
+mod references;
 mod snapshot;
 mod volume;
 
+pub use digest::{ChainId, DiffId, InvalidDigest};
+pub use event::{Event, Published, Publisher, Topic};
+pub use finding::Finding;
+pub use layer::{
+    GivenName, Holder, IMPORTING, Image, InvalidGivenName, LAYERS, Layer, MAX_DEPTH, RwLayer,
+    is_in_the_making,
+};
+pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
+pub use references::{
+    EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,
+};
+pub use mount_form::{MountForm, UnknownMountForm};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
 
@@ -39,6 +59,11 @@ pub enum InvalidName {
         "the namespace {0:?} must be letters and digits joined by single '-', '_' or '.', at most {MAX_NAMESPACE_LEN} bytes"
     )]
     Namespace(String),
+    /// The lease id isn't visible ASCII without `/`, at most 128 bytes.
+    #[error(
+        "the lease id {0:?} must be visible ASCII characters without '/', at most {MAX_LEASE_LEN}"
+    )]
+    Lease(String),
     /// A label is longer than [`MAX_LABEL_LEN`].
     #[error("the label {key:?} is {len} bytes long with its value, the limit is {MAX_LABEL_LEN}")]
     LabelTooLong {

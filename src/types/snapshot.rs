@@ -23,4 +23,7 @@ pub struct Snapshot {
     pub usage: Option<Usage>,
     /// Its own volume (`VolumeId::of(id)`), or the parent's for a view of a committed snapshot.
     pub volume: VolumeId,
+    /// Made under a lease: the collector removes it once nothing refers to it. One that was made
+    /// without a lease stays until somebody removes it.
+    pub collectable: bool,
 }

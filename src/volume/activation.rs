@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -33,6 +33,22 @@ pub(super) struct Shared {
     pub(super) caches: RwLock<Vec<Arc<dyn Cache>>>,
     pub(super) queue: Queue,
     pub(super) stopping: AtomicBool,
+    pub(super) counts: Counts,
+}
+
+/// What the backend was asked for since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) activations: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) deactivations: AtomicU64,
+}
+
+impl Counts {
+    fn activated<T>(&self, outcome: &Result<T>) {
+        let counter = if outcome.is_ok() { &self.activations } else { &self.failures };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -147,7 +163,11 @@ impl Shared {
         // 2. Else the backend activates it.
         let mounted = match op.mounted.take() {
             Some((_, mounted)) => mounted,
-            None => self.backend.activate(volume, want.access())?,
+            None => {
+                let activated = self.backend.activate(volume, want.access());
+                self.counts.activated(&activated);
+                activated?
+            }
         };
         let (_, mounted) = op.mounted.insert((volume.clone(), mounted));
         // 3. Pins get a duplicate, so that the backend can have its own while they read.
@@ -168,7 +188,7 @@ impl Shared {
         Ok(Attempt::Pinned(active, evicted))
     }
 
-    fn admit(&self, id: VolumeId, want: Want) -> Result<()> {
+    pub(super) fn admit(&self, id: VolumeId, want: Want) -> Result<()> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Error::Cancelled("thinfs is stopping".into()));
         }
@@ -222,6 +242,7 @@ impl Shared {
         for cache in self.caches.read().iter() {
             cache.drop_volume(slot.id);
         }
+        self.counts.deactivations.fetch_add(1, Ordering::Relaxed);
         self.backend.deactivate(&volume, mounted)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::{Error, Result};
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
@@ -27,6 +29,17 @@ pub struct Mounted {
     pub access: Access,
 }
 
+/// A volume as a block device that others may mount, or give to a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDevice {
+    /// Opens it; the same each time for the same volume.
+    pub path: PathBuf,
+    /// The filesystem on it, as the kernel names it.
+    pub filesystem: &'static str,
+    /// What to mount it with, beside `rw` or `ro`.
+    pub options: Vec<String>,
+}
+
 /// Free and total space, for `df` on the root and for `status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capacity {
@@ -40,6 +53,34 @@ pub struct Capacity {
     pub metadata_total: u64,
     /// Bytes of the pool's metadata in use.
     pub metadata_used: u64,
+    /// Bytes that `total` can grow to by itself; 0 where nothing is known of that.
+    pub most: u64,
+    /// Bytes by which `used` grows in a second, over the last minute.
+    pub rate: i64,
+    /// When data or metadata will be full at that pace; `None`: not within a year, or not known.
+    pub full_in: Option<Duration>,
+}
+
+/// Whose the storage is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Bytes that each volume has alone (what destroying it would free), and those that it shares.
+    pub volumes: Vec<(VolumeId, Share)>,
+    /// Bytes that belong to no volume of these alone: templates, volumes about to be destroyed.
+    pub others: u64,
+    /// Bytes that several share, each counted once.
+    pub shared: u64,
+    /// All bytes in use: the sum of what each has alone, `others` and `shared`.
+    pub used: u64,
+}
+
+/// One volume's part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes that nobody else has.
+    pub exclusive: u64,
+    /// Bytes that others have, too.
+    pub shared: u64,
 }
 
 /// What a reconciliation at start found.
@@ -49,6 +90,8 @@ pub struct Reconciled {
     pub lost: Vec<VolumeId>,
     /// How many volumes (thin ids, trees, half-made trees) nobody named were destroyed.
     pub reaped: usize,
+    /// How many volumes that nobody named were kept.
+    pub kept: usize,
 }
 
 /// What became of a thin id that was set aside and tried again.
@@ -69,6 +112,16 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// crash before the caller's batch leaves garbage that `reconcile` destroys. `size`: bytes,
     /// None = origin's / the default.
     fn create(&self, id: VolumeId, origin: Option<&Volume>, size: Option<u64>) -> Result<Volume>;
+    /// Makes an empty volume with this filesystem (`ext4`, `xfs`, `ext2`). A backend without filesystems of
+    /// its own makes an ordinary one.
+    fn create_formatted(
+        &self,
+        id: VolumeId,
+        _filesystem: &str,
+        size: Option<u64>,
+    ) -> Result<Volume> {
+        self.create(id, None, size)
+    }
     /// Makes the volume's files reachable.
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted>;
     /// Flushes everything to stable storage and turns the mounted filesystem read-only. No writer
@@ -83,6 +136,22 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     }
     /// Writes everything back (durable) without changing the access.
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()>;
+    /// Whether a volume has a size of its own.
+    fn has_sizes(&self) -> bool {
+        false
+    }
+    /// Makes a volume larger, whose record (`volume`) says so already; `mounted` where it happens to be
+    /// activated. One that isn't, or after a crash in between, grows when it is activated for writing.
+    fn resize(&self, volume: &Volume, _mounted: Option<&Mounted>) -> Result<()> {
+        let context =
+            format!("making volume {} larger: the {} backend has no sizes", volume.id, self.name());
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
+    }
+    /// Hands the free space inside an activated volume back to what lies below. How many bytes
+    /// came back.
+    fn trim(&self, _volume: &Volume, _mounted: &Mounted) -> Result<u64> {
+        Ok(0)
+    }
     /// Unmounts and deactivates, with everything written back. Every descriptor below the root that is ours
     /// has been closed. Busy: a program has files open that the kernel serves without us (passthrough); the
     /// volume can be activated again, and `stop` leaves what is below those files as it is.
@@ -98,11 +167,21 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         mounted: Option<&Mounted>,
         cancel: &AtomicBool,
     ) -> Result<Usage>;
+    /// Which storage of these volumes is whose. `None` where nothing is shared.
+    fn shares(&self, _volumes: &[Volume], _cancel: &AtomicBool) -> Result<Option<Shares>> {
+        Ok(None)
+    }
     /// Space of the pool, or of the filesystem that holds the directories.
     fn capacity(&self) -> Result<Capacity>;
     /// Start: compares all records with what exists. Destroys what nobody names, reports what is
     /// lost.
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled>;
+    /// Like `reconcile`, but keeps volumes that nobody names: the records are not to be trusted
+    /// with that.
+    fn reconcile_keeping(&self, _known: &[Volume]) -> Result<Reconciled> {
+        let source = "this backend cannot keep volumes that nobody names".into();
+        Err(Error::Backend { context: "comparing records and volumes".to_owned(), source })
+    }
     /// Like `reconcile` but changes nothing: one line for each disagreement.
     fn check(&self, known: &[Volume]) -> Result<Vec<String>>;
     /// Key/value lines for `status` (pool name, data device, transaction id, needs_check, copy
@@ -121,5 +200,26 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         }
     }
     /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
+    /// Whether volumes can be handed out as block devices.
+    fn has_block_devices(&self) -> bool {
+        false
+    }
+    /// Gives the volume's block device to others. What they may write is not activated meanwhile: Busy. It
+    /// outlives the daemon while they have it open, and is handed out still after the next start.
+    fn hand_out(&self, volume: &Volume, _access: Access) -> Result<BlockDevice> {
+        let context = format!("handing out volume {} as a block device", volume.id);
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
+    }
+    /// Whether it is handed out.
+    fn is_handed_out(&self, _volume: &Volume) -> bool {
+        false
+    }
+    /// Takes the block device back; Busy if somebody has it open for longer than `patience`. What isn't
+    /// handed out counts as taken back.
+    fn take_back(&self, _volume: &Volume, _patience: Duration) -> Result<()> {
+        Ok(())
+    }
+    /// Clean stop: everything that `start` made is taken down (no volume is activated any more), but
+    /// for what others have open.
     fn stop(&self) -> Result<()>;
 }

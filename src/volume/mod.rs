@@ -27,6 +27,7 @@ mod activation;
 mod backend;
 mod error;
 mod gate;
+mod handout;
 mod id_set;
 mod idle;
 pub mod native;
@@ -40,9 +41,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Access, Backend, Capacity, Mounted, Reconciled, Retried};
+pub use backend::{
+    Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Retried, Share, Shares,
+};
 pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};
 pub use seal::Seal;
-pub use volumes::{Cache, VolumeStatus, Volumes};
+pub use volumes::{Activity, Cache, VolumeStatus, Volumes};

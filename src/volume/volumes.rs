@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::activation::Shared;
+use super::activation::{Counts, Shared};
 use super::backend::{Access, Backend, Mounted};
 use super::id_set::IdSet;
 use super::idle::Idle;
@@ -31,6 +31,17 @@ pub struct VolumeStatus {
     pub writers: usize,
 }
 
+/// How often volumes were activated and deactivated since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Activations that succeeded.
+    pub activations: u64,
+    /// Activations that failed: their callers got the error, the next one tried again.
+    pub failures: u64,
+    /// Deactivations, evictions among them.
+    pub deactivations: u64,
+}
+
 /// Something that holds descriptors inside activated volumes as a cache and can drop them on
 /// request (the descriptor cache of `fs`).
 pub trait Cache: Send + Sync {
@@ -44,7 +55,7 @@ pub trait Cache: Send + Sync {
 /// Activated volumes, least recently used first out, and who uses them.
 #[derive(Debug)]
 pub struct Volumes {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -62,6 +73,7 @@ impl Volumes {
             caches: RwLock::default(),
             queue: Queue::default(),
             stopping: AtomicBool::new(false),
+            counts: Counts::default(),
         });
         let workers = Mutex::new(worker::start(&shared));
         Arc::new(Self { shared, workers })
@@ -149,12 +161,49 @@ impl Volumes {
         self.shared.backend.usage(volume, origin, mounted.as_ref(), cancel)
     }
 
+    /// Makes a volume as large as its record says now, also while it is in use.
+    pub fn resize(&self, volume: &Volume) -> Result<()> {
+        let Some(slot) = self.shared.slots.get(volume.id) else {
+            return self.shared.backend.resize(volume, None);
+        };
+        let mut op = slot.op.lock();
+        if let Some((kept, _)) = &mut op.mounted {
+            *kept = volume.clone();
+        }
+        let mounted = op.mounted.as_ref().map(|(_, mounted)| mounted);
+        self.shared.backend.resize(volume, mounted)
+    }
+
+    /// Hands the free space inside a volume back, activating it for writing if need be. How many bytes came back.
+    pub fn trim(&self, volume: &Volume) -> Result<u64> {
+        let pin = self.pin(volume, Access::ReadWrite)?;
+        // Counts as a writer, so that no commit comes between.
+        let writer = pin.writer()?;
+        let mounted = mounted(writer.pin().active())?;
+        self.shared.backend.trim(volume, &mounted)
+    }
+
     /// The activated volumes, by id.
     pub fn status(&self) -> Vec<VolumeStatus> {
         let ids = self.shared.slots.all().into_iter().map(|slot| slot.id);
         let mut status: Vec<_> = ids.filter_map(|id| self.status_of(id)).collect();
         status.sort_unstable_by_key(|line| line.id);
         status
+    }
+
+    /// How often the backend activated and deactivated volumes so far.
+    pub fn activity(&self) -> Activity {
+        let Counts { activations, failures, deactivations } = &self.shared.counts;
+        Activity {
+            activations: activations.load(Ordering::Relaxed),
+            failures: failures.load(Ordering::Relaxed),
+            deactivations: deactivations.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether somebody has it pinned: files of it are open, or are worked on.
+    pub fn is_in_use(&self, id: VolumeId) -> bool {
+        self.status_of(id).is_some_and(|status| status.pins > 0)
     }
 
     fn status_of(&self, id: VolumeId) -> Option<VolumeStatus> {

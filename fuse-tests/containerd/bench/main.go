@@ -2,7 +2,7 @@
 // snapshotters: sixteen layers of ten files of 1 MiB, some written, some changed in four bytes, some removed. Each
 // layer is prepared, mounted, written, unmounted and committed; at the end all are removed, top first.
 //
-//	bench -thinfs BIN -work DIR [-backend native|thin] [-against overlayfs,native,devmapper] [-rounds N]
+//	bench -thinfs BIN -work DIR [-backend native|thin] [-against overlayfs,native,devmapper] [-rounds N | -calls N]
 //
 // thinfs and containerd's snapshotters are not asked for the same: thinfs has a layer on disk when Commit returns,
 // containerd's leave that to the kernel. What was written is therefore flushed between turns, unmeasured.
@@ -44,14 +44,20 @@ func main() {
 	backend := flag.String("backend", "native", "thinfs's backend")
 	against := flag.String("against", "overlayfs,native", "containerd's snapshotters, the baseline first")
 	rounds := flag.Int("rounds", 7, "turns of each")
+	samples := flag.Int("calls", 0, "instead of layers, so many single calls of each kind, without mounts")
+	concurrent := flag.Int("concurrent", 100, "with -calls: how many Prepares at once")
 	flag.Parse()
-	if err := run(*bin, *work, *backend, strings.Split(*against, ","), *rounds); err != nil {
+	measure := func(all []*contender, target string) error { return layers(all, target, *rounds) }
+	if *samples > 0 {
+		measure = func(all []*contender, _ string) error { return oneByOne(all, *samples, *concurrent) }
+	}
+	if err := run(*bin, *work, *backend, strings.Split(*against, ","), measure); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(bin, work, backend string, against []string, rounds int) (err error) {
+func run(bin, work, backend string, against []string, measure func([]*contender, string) error) (err error) {
 	work, err = os.MkdirTemp(work, "bench-")
 	if err != nil {
 		return err
@@ -65,7 +71,11 @@ func run(bin, work, backend string, against []string, rounds int) (err error) {
 			}
 		}
 	}()
-	for _, name := range append(against, "thinfs") {
+	names := append(against, "thinfs")
+	if backend == "thin" {
+		names = append(names, "thinfs-block")
+	}
+	for _, name := range names {
 		dir := filepath.Join(work, name)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
@@ -80,6 +90,10 @@ func run(bin, work, backend string, against []string, rounds int) (err error) {
 	if err := os.Mkdir(target, 0o700); err != nil {
 		return err
 	}
+	return measure(all, target)
+}
+
+func layers(all []*contender, target string, rounds int) error {
 	// The first round warms caches, formats thinfs's template, and isn't counted.
 	for round := -1; round < rounds; round++ {
 		for _, c := range all {

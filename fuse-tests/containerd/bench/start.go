@@ -36,6 +36,9 @@ func start(name, dir, bin, backend string) (*contender, error) {
 	case "thinfs":
 		c.name += " (" + backend + ")"
 		return c, startThinfs(c, dir, bin, backend)
+	case "thinfs-block":
+		c.name = "thinfs (block)"
+		return c, startThinfs(c, dir, bin, backend, "--mount-form", "block")
 	default:
 		err = fmt.Errorf("unknown snapshotter")
 	}
@@ -43,7 +46,7 @@ func start(name, dir, bin, backend string) (*contender, error) {
 	return c, err
 }
 
-func startThinfs(c *contender, dir, bin, backend string) error {
+func startThinfs(c *contender, dir, bin, backend string, flags ...string) error {
 	root, mount, socket := dir, filepath.Join(dir, "mnt"), filepath.Join(dir, "s")
 	if err := os.Mkdir(mount, 0o755); err != nil {
 		return err
@@ -52,7 +55,7 @@ func startThinfs(c *contender, dir, bin, backend string) error {
 	if backend == "thin" {
 		args = append(args, "--pool-size", poolSize)
 	}
-	daemon := exec.Command(bin, args...)
+	daemon := exec.Command(bin, append(args, flags...)...)
 	daemon.Stderr = os.Stderr
 	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := daemon.Start(); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd"
 	"github.com/containerd/containerd/content"
 	"github.com/containerd/containerd/diff"
+	"github.com/containerd/containerd/errdefs"
 	"github.com/containerd/containerd/images"
 	"github.com/containerd/containerd/namespaces"
 	"github.com/containerd/containerd/platforms"
@@ -114,13 +115,16 @@ func commit(ctx context.Context, client *containerd.Client, id, name string) err
 
 func layerOf(ctx context.Context, client *containerd.Client, container containerd.Container, snapshotter, key string) (ocispec.Descriptor, error) {
 	task, err := container.Task(ctx, nil)
-	if err != nil {
+	switch {
+	case errdefs.IsNotFound(err): // nothing runs
+	case err != nil:
 		return ocispec.Descriptor{}, err
+	default:
+		if err := task.Pause(ctx); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		defer task.Resume(ctx)
 	}
-	if err := task.Pause(ctx); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	defer task.Resume(ctx)
 	plain := diff.WithMediaType(ocispec.MediaTypeImageLayer)
 	return rootfs.CreateDiff(ctx, key, client.SnapshotService(snapshotter), client.DiffService(), plain)
 }

@@ -156,6 +156,36 @@ impl Containerd {
         self.ctr(args)
     }
 
+    /// Writes a program `ctr` into a new directory that calls the real one for this containerd, and keeps what it makes
+    /// below our root and cgroup.
+    #[track_caller]
+    pub fn write_ctr(&self, dir: &Path) {
+        fs::create_dir(dir).expect("make a directory");
+        let (root, cgroup) = (self.root.display(), leftovers::cgroup(&self.root));
+        let script = format!(
+            "#!/bin/bash\n\
+             case \"$1 $2\" in\n\
+             run\\ *) set -- run --cgroup '/{cgroup}/readme' --runc-root '{root}/runc' --fifo-dir '{root}/fifos' \"${{@:2}}\" ;;\n\
+             'tasks exec' | 'tasks start') set -- \"$1\" \"$2\" --fifo-dir '{root}/fifos' \"${{@:3}}\" ;;\n\
+             esac\n\
+             exec /usr/bin/ctr --address '{root}/c.sock' --namespace {NAMESPACE} --connect-timeout 120s \"$@\"\n"
+        );
+        let path = dir.join("ctr");
+        fs::write(&path, script).expect("write a script");
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("make it executable");
+    }
+
+    /// Waits until a task that was killed has ended.
+    #[track_caller]
+    pub fn wait_stopped(&self, id: &str) {
+        super::eventually(&format!("the task {id} ends"), || {
+            let tasks = self.ctr(["tasks", "ls"]).ok();
+            let task = tasks.lines().find(|l| l.split_whitespace().next() == Some(id));
+            task.is_none_or(|l| l.contains("STOPPED"))
+        });
+    }
+
     /// Kills a container's task and waits until it is gone; its snapshot stays.
     #[track_caller]
     pub fn stop_task(&self, id: &str) {

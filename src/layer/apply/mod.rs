@@ -26,13 +26,13 @@ use rustix::fs::FileType;
 
 use self::place::{Place, Tree};
 use self::upper::{Content, Uppers};
-use super::digest::DiffId;
 use super::error::{Error, Result};
 use super::input::Compression;
 use super::split::Sink;
 use super::stream::{self, Chunks};
 use super::tar::{Entry, Kind, Reader};
 use crate::tree;
+use crate::types::DiffId;
 
 /// What a layer may not exceed. Content is limited by the tree's filesystem, not here.
 #[derive(Debug, Clone, Copy)]

@@ -10,9 +10,9 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::{Errno, pread};
 
 use super::encoding::{self, CHUNK_HEADER, ChunkHeader, ChunkKind, Operation, Operations, Parts};
-use crate::layer::digest::DiffId;
 use crate::layer::error::{Doing, Error, Result, text};
 use crate::layer::stream::{self, Digesting};
+use crate::types::DiffId;
 
 /// Contents up to this length are verified before their first byte is written.
 const BUFFER: usize = 1 << 20;

@@ -7,9 +7,9 @@ use rustix::io::pread;
 
 use super::encoding::{self, ChunkHeader, ChunkKind};
 use super::{Body, Sink};
-use crate::layer::digest::DiffId;
 use crate::layer::error::{Error, Result};
 use crate::layer::tar::Tap;
+use crate::types::DiffId;
 
 /// Operations are compressed and written when they have grown to this.
 const FULL: usize = 1 << 20;

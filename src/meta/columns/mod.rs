@@ -7,17 +7,29 @@
 //! Words in keys are joined by NUL, which no namespace and no snapshot key holds.
 
 mod children;
+mod collectable;
 mod digests;
+mod events;
 mod ids;
 mod kinds;
+mod labels;
+mod leases;
+mod namespaces;
+mod layers;
 mod snapshots;
 mod system;
 mod volumes;
 
 pub(super) use children::Children;
+pub(super) use collectable::Collectable;
 pub(super) use digests::Digests;
+pub(super) use events::Events;
 pub(super) use ids::Ids;
 pub(super) use kinds::Kinds;
+pub(super) use labels::Labels;
+pub(super) use leases::{Holders, LeaseResources, Leases};
+pub(super) use namespaces::Namespaces;
+pub(super) use layers::{Images, LayerRefs, Layers, RwLayers, given_name};
 pub(super) use snapshots::Snapshots;
 pub(super) use system::System;
 pub(super) use volumes::Volumes;
@@ -43,10 +55,32 @@ pub(super) enum Column {
     Volumes,
     /// [`Digests`]
     Digests,
+    /// [`Labels`]
+    Labels,
+    /// [`Events`]
+    Events,
+    /// [`Namespaces`]
+    Namespaces,
+    /// [`Leases`]
+    Leases,
+    /// [`LeaseResources`]
+    LeaseResources,
+    /// [`Holders`]
+    Holders,
+    /// [`Collectable`]
+    Collectable,
+    /// [`Layers`]
+    Layers,
+    /// [`LayerRefs`]
+    LayerRefs,
+    /// [`RwLayers`]
+    RwLayers,
+    /// [`Images`]
+    Images,
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 7] = [
+    pub(super) const ALL: [Column; 18] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -54,6 +88,17 @@ impl Column {
         Column::Ids,
         Column::Volumes,
         Column::Digests,
+        Column::Labels,
+        Column::Events,
+        Column::Namespaces,
+        Column::Leases,
+        Column::LeaseResources,
+        Column::Holders,
+        Column::Collectable,
+        Column::Layers,
+        Column::LayerRefs,
+        Column::RwLayers,
+        Column::Images,
     ];
 
     /// Its name on disk.
@@ -66,6 +111,17 @@ impl Column {
             Column::Ids => "ids",
             Column::Volumes => "volumes",
             Column::Digests => "digests",
+            Column::Labels => "labels",
+            Column::Events => "events",
+            Column::Namespaces => "namespaces",
+            Column::Leases => "leases",
+            Column::LeaseResources => "lease_resources",
+            Column::Holders => "holders",
+            Column::Collectable => "collectable",
+            Column::Layers => "layers",
+            Column::LayerRefs => "layer_refs",
+            Column::RwLayers => "rw_layers",
+            Column::Images => "images",
         }
     }
 }

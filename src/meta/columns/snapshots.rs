@@ -28,6 +28,8 @@ struct SnapshotRecord {
     usage: Option<UsageRecord>,
     #[prost(uint32, tag = "8")]
     volume: u32,
+    #[prost(bool, tag = "20")]
+    collectable: bool,
 }
 
 /// [`Kind`] on disk; 0 is not a kind, so that a missing field is noticed.
@@ -42,7 +44,7 @@ enum KindRecord {
 
 /// Seconds since 1970 (negative before) and the nanoseconds after that second.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct TimeRecord {
+pub(super) struct TimeRecord {
     #[prost(sint64, tag = "1")]
     seconds: i64,
     #[prost(uint32, tag = "2")]
@@ -94,6 +96,7 @@ impl Snapshots {
                 .usage
                 .map(|usage| UsageRecord { size: usage.size, inodes: usage.inodes }),
             volume: snapshot.volume.0,
+            collectable: snapshot.collectable,
         };
         encode_record(1, &record)
     }
@@ -116,6 +119,7 @@ fn from_v1(record: SnapshotRecord) -> Result<Snapshot, Malformed> {
         updated: time(record.updated)?,
         usage: record.usage.map(|usage| Usage { size: usage.size, inodes: usage.inodes }),
         volume: VolumeId(record.volume),
+        collectable: record.collectable,
     })
 }
 
@@ -151,7 +155,7 @@ impl From<SystemTime> for TimeRecord {
     }
 }
 
-fn time(record: TimeRecord) -> Result<SystemTime, Malformed> {
+pub(super) fn time(record: TimeRecord) -> Result<SystemTime, Malformed> {
     if record.nanoseconds >= 1_000_000_000 {
         return Err(Malformed::Field("nanoseconds"));
     }
@@ -180,6 +184,7 @@ mod tests {
             updated: UNIX_EPOCH - Duration::new(3, 1),
             usage: Some(Usage { size: u64::MAX, inodes: 0 }),
             volume: VolumeId(9),
+            collectable: true,
         }
     }
 

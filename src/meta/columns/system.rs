@@ -3,7 +3,7 @@
 use super::{Malformed, encode_record, split_version};
 use crate::types::{FaultyId, Pool, Template};
 
-/// `schema`, `snapshot_ids` and `pool`, one row each.
+/// `schema`, `snapshot_ids`, `pool` and `keeping`, one row each.
 pub(in crate::meta) struct System;
 
 /// The schema version. Its row key and this message never change: every program, old or new, must
@@ -59,10 +59,18 @@ struct TemplateRecord {
     fingerprint: String,
 }
 
+/// Why volumes that nobody names are kept.
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeepingRecord {
+    #[prost(string, tag = "1")]
+    reason: String,
+}
+
 impl System {
     pub(in crate::meta) const SCHEMA: &'static [u8] = b"schema";
     pub(in crate::meta) const SNAPSHOT_IDS: &'static [u8] = b"snapshot_ids";
     pub(in crate::meta) const POOL: &'static [u8] = b"pool";
+    pub(in crate::meta) const KEEPING: &'static [u8] = b"keeping";
 
     pub(in crate::meta) fn encode_schema(version: u32) -> Vec<u8> {
         encode_record(1, &SchemaRecord { version })
@@ -78,6 +86,14 @@ impl System {
 
     pub(in crate::meta) fn decode_snapshot_ids(record: &[u8]) -> Result<u64, Malformed> {
         Ok(v1::<SnapshotIdsRecord>(record)?.reserved_end)
+    }
+
+    pub(in crate::meta) fn encode_keeping(reason: &str) -> Vec<u8> {
+        encode_record(1, &KeepingRecord { reason: reason.to_owned() })
+    }
+
+    pub(in crate::meta) fn decode_keeping(record: &[u8]) -> Result<String, Malformed> {
+        Ok(v1::<KeepingRecord>(record)?.reason)
     }
 
     pub(in crate::meta) fn encode_pool(pool: &Pool) -> Vec<u8> {

@@ -1,7 +1,11 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod damage;
+mod migrating;
+mod leases;
 mod opening;
 mod querying;
+mod restoring;
 mod writing;
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -40,6 +44,7 @@ fn snapshot(id: u32, kind: Kind, parent: Option<&str>) -> Snapshot {
         updated: created,
         usage: (kind == Kind::Committed).then_some(Usage { size: 4096, inodes: 3 }),
         volume: VolumeId(id),
+        collectable: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::columns::{Column, System};
-use super::super::migrations::{MIGRATIONS, Migration};
+use super::super::migrations::{MIGRATIONS, Migration, newest};
 use super::super::rows;
 use super::*;
 use crate::meta::{Error, Result};
@@ -19,7 +19,7 @@ fn schema(store: &Store) -> u32 {
 #[test]
 fn a_fresh_store_has_the_newest_schema_and_is_sound() {
     let (_dir, store) = fresh();
-    assert_eq!(schema(&store), 1);
+    assert_eq!(schema(&store), newest(MIGRATIONS));
     assert!(store.namespaces().unwrap().is_empty());
     assert_eq!(store.pool().unwrap(), None);
     assert_eq!(store.verify().unwrap(), Vec::<String>::new());
@@ -52,9 +52,21 @@ fn a_store_opened_by_another_program_is_in_use() {
     assert!(matches!(Store::open(&path), Err(Error::InUse { owner: None, .. })));
 }
 
-/// Steps that a later program might have: the second rewrites the pool record.
+/// Schema 2 only adds column families: a store of schema 1 keeps what it holds.
+#[test]
+fn a_store_from_before_the_layers_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open_with(dir.path(), &MIGRATIONS[..1]).unwrap());
+    assert_eq!(schema(&Store::open_with(dir.path(), &MIGRATIONS[..1]).unwrap()), 1);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(schema(&store), newest(MIGRATIONS));
+    assert_eq!(store.images().unwrap(), []);
+    assert_eq!(store.verify().unwrap(), Vec::<String>::new());
+}
+
+/// Steps that a later program might have: the last rewrites the pool record.
 fn later() -> Vec<Migration> {
-    fn second(db: &rocksdb::DB, batch: &mut Batch) -> Result<()> {
+    fn last(db: &rocksdb::DB, batch: &mut Batch) -> Result<()> {
         let record = rows::get(db, Column::System, System::POOL, String::new)?.unwrap();
         let mut pool = System::decode_pool(&record).unwrap();
         pool.transaction_id += 100;
@@ -62,7 +74,8 @@ fn later() -> Vec<Migration> {
         Ok(())
     }
     let mut migrations = MIGRATIONS.to_vec();
-    migrations.push(Migration { to: 2, what: "transaction ids count from 100", run: second });
+    let to = newest(MIGRATIONS) + 1;
+    migrations.push(Migration { to, what: "transaction ids count from 100", run: last });
     migrations
 }
 
@@ -79,7 +92,7 @@ fn each_missing_migration_runs_once() {
     with_pool(dir.path());
     for _ in 0..2 {
         let store = Store::open_with(dir.path(), &later()).unwrap();
-        assert_eq!(schema(&store), 2);
+        assert_eq!(schema(&store), newest(&later()));
         assert_eq!(store.pool().unwrap().unwrap().transaction_id, 105);
     }
 }
@@ -89,14 +102,18 @@ fn a_failed_migration_leaves_the_former_schema() {
     let dir = tempfile::tempdir().unwrap();
     with_pool(dir.path());
     let mut migrations = later();
-    migrations[1].run = |_, batch| {
+    let last = migrations.last_mut().unwrap();
+    last.run = |_, batch| {
         batch.put_pool(&crate::types::Pool::default());
         Err(Error::IdsExhausted)
     };
     let error = Store::open_with(dir.path(), &migrations).unwrap_err();
-    assert!(matches!(error, Error::Migration { to: 2, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::Migration { to, .. } if to == newest(&later())),
+        "{error:?}"
+    );
     let store = Store::open(dir.path()).unwrap();
-    assert_eq!(schema(&store), 1);
+    assert_eq!(schema(&store), newest(MIGRATIONS));
     assert_eq!(store.pool().unwrap().unwrap().transaction_id, 5);
 }
 
@@ -120,7 +137,11 @@ fn opening_a_newer_schema_is_an_error_that_changes_nothing() {
     drop(Store::open_with(dir.path(), &later()).unwrap());
     let before = files(dir.path());
     let error = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(error, Error::NewerSchema { found: 2, known: 1, .. }), "{error:?}");
+    let (newer, ours) = (newest(&later()), newest(MIGRATIONS));
+    assert!(
+        matches!(error, Error::NewerSchema { found, known, .. } if (found, known) == (newer, ours)),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("use a newer thinfs"), "{error}");
     assert_eq!(files(dir.path()), before);
 }

@@ -203,11 +203,11 @@ fn verify_names_every_row_that_disagrees() {
     type Damage = fn(&mut Batch);
     #[rustfmt::skip] // a table: a row a line
     let cases: [(Damage, &str); 8] = [
-        (|b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "id 2 leads"),
+        (|b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "snapshot default/top: its row in ids leads elsewhere"),
         (|b| b.put(Column::Kinds, Kinds::row_key(&ns("default"), Kind::View, &key("top")), [0; 4]), "is listed as view"),
         (|b| b.put(Column::Children, Children::row_key(&ns("default"), &key("top"), &key("base")), []), "listed as a child"),
-        (|b| b.put_volume(&volume(2, VolumeState::Tombstone)), "volume 2 is to be destroyed"),
-        (|b| b.put_volume(&volume(7, VolumeState::Live)), "volume 7 belongs to no snapshot"),
+        (|b| b.put_volume(&volume(2, VolumeState::Tombstone)), "snapshot default/top: volume 2 is to be destroyed"),
+        (|b| b.put_volume(&volume(7, VolumeState::Live)), "volume 7: it belongs to no snapshot"),
         (|b| b.delete_volume(VolumeId(2)), "volume 2 has no record"),
         (|b| b.remove_snapshot(&ns("default"), &key("base"), &snapshot(1, Kind::Committed, None)), "parent base is missing"),
         (|b| b.insert_snapshot(&ns("default"), &key("far"), &snapshot(5000, Kind::Active, None)), "never reserved"),
@@ -222,7 +222,10 @@ fn verify_names_every_row_that_disagrees() {
         damage(&mut batch);
         store.write(batch).unwrap();
         let found = store.verify().unwrap();
-        assert!(found.iter().any(|line| line.contains(expected)), "{expected:?} not in {found:#?}");
+        assert!(
+            found.iter().any(|finding| finding.to_string().contains(expected)),
+            "{expected:?} not in {found:#?}"
+        );
     }
 }
 
@@ -242,4 +245,46 @@ fn a_damaged_record_is_an_error_that_names_the_snapshot() {
         std::error::Error::source(&error).unwrap().to_string(),
         "record version 9 is unknown to this program"
     );
+}
+
+#[test]
+fn scans_over_an_index_go_in_key_order_from_any_key_on() {
+    use crate::meta::Among;
+    let (_dir, store) = fresh();
+    for (id, name, kind, parent, owner) in [
+        (1, "base", Kind::Committed, None, "ci"),
+        (2, "b", Kind::Active, Some("base"), "ci"),
+        (3, "c", Kind::View, Some("base"), "web"),
+        (4, "d", Kind::Active, Some("base"), "ci"),
+        (5, "e", Kind::Active, None, "\0\u{ff}"),
+    ] {
+        let mut new = snapshot(id, kind, parent);
+        new.labels.insert("owner".into(), owner.into());
+        insert(&store, "default", name, &new);
+        insert(&store, "other", name, &Snapshot { id: SnapshotId(id + 10), ..new });
+    }
+    let found = |several: &[Among<'_>], after: Option<&str>| {
+        let (mut found, after) = (Vec::new(), after.map(key));
+        store
+            .for_each_among_any(&ns("default"), several, after.as_ref(), &mut |key, _| {
+                found.push(key.to_string());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        found
+    };
+    let base = key("base");
+    assert_eq!(found(&[Among::All], Some("c")), ["d", "e"]);
+    assert_eq!(found(&[Among::Kind(Kind::Active)], Some("b")), ["d", "e"]);
+    assert_eq!(found(&[Among::ChildrenOf(&base)], Some("c")), ["d"]);
+    assert_eq!(found(&[Among::Label("owner", Some("ci"))], None), ["b", "base", "d"]);
+    assert_eq!(found(&[Among::Label("owner", Some("ci"))], Some("b")), ["base", "d"]);
+    assert_eq!(found(&[Among::Label("owner", Some("\0\u{ff}"))], None), ["e"]);
+    assert_eq!(found(&[Among::Label("owner", None)], Some("base")), ["c", "d", "e"]);
+    assert_eq!(found(&[Among::Named(&base)], None), ["base"]);
+    assert_eq!(found(&[Among::Named(&base)], Some("base")), [""; 0]);
+    let several = [Among::Kind(Kind::View), Among::Label("owner", Some("ci")), Among::Named(&base)];
+    assert_eq!(found(&several, None), ["b", "base", "c", "d"], "each once");
+    assert_eq!(found(&several, Some("base")), ["c", "d"]);
+    assert_eq!(found(&[], None), [""; 0]);
 }

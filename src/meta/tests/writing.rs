@@ -162,3 +162,34 @@ fn concurrent_writers_all_become_durable() {
     assert_eq!(store.namespaces().unwrap().len(), 8);
     assert_eq!(store.verify().unwrap(), Vec::<String>::new());
 }
+
+/// Neither lost with a change that was made, nor told of one that was not.
+#[test]
+fn an_event_is_there_if_and_only_if_its_batch_is() {
+    use crate::types::{Event, Topic};
+    let change = |id: u32, name: &str| {
+        let mut batch = Batch::default();
+        batch.insert_snapshot(&ns("default"), &key(name), &snapshot(id, Kind::Active, None));
+        batch.publish(Event::about(Topic::SNAPSHOT_PREPARE, &ns("default"), name));
+        batch
+    };
+    for (fault, is_there) in [(WriteFault::Before, false), (WriteFault::After, true)] {
+        let (dir, store) = fresh();
+        store.write(change(1, "first")).unwrap();
+        store.fail_next_write(fault);
+        assert!(store.write(change(2, "second")).is_err());
+        assert!(store.write(change(3, "third")).is_err(), "poisoned");
+        drop(store);
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        store.write(change(4, "fourth")).unwrap();
+        let events = store.events_after(0, 9).unwrap();
+        let keys: Vec<_> = events.iter().map(|event| event.event.key.as_str()).collect();
+        let numbers: Vec<_> = events.iter().map(|event| event.sequence).collect();
+        match is_there {
+            true => assert_eq!((keys, numbers), (vec!["first", "second", "fourth"], vec![1, 2, 3])),
+            false => assert_eq!((keys, numbers), (vec!["first", "fourth"], vec![1, 2])),
+        }
+        let second = store.snapshot(&ns("default"), &key("second")).unwrap();
+        assert_eq!(second.is_some(), is_there);
+    }
+}

@@ -24,7 +24,7 @@ mod tests;
 use regex::Regex;
 
 use super::{Error, Info, Result};
-use crate::types::Kind;
+use crate::types::{Kind, SnapshotKey};
 
 /// What some filters let through.
 #[derive(Debug)]
@@ -48,17 +48,29 @@ enum Test {
     Matches(Regex),
 }
 
-/// What must be read to find all that a filter lets through, and maybe more.
+/// What must be read to find all that one alternative of a filter lets through, and maybe more.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reach<'a> {
     /// All snapshots.
     Everything,
     /// Those of one kind.
     Kind(Kind),
+    /// Those with a label, of any value or of one.
+    Labelled(String, Option<&'a str>),
     /// The children of one snapshot.
     ChildrenOf(&'a str),
     /// One snapshot.
     Named(&'a str),
+}
+
+impl Reach<'_> {
+    /// The snapshot key that it names, if it is one.
+    pub(super) fn key(&self) -> Option<SnapshotKey> {
+        match self {
+            Reach::ChildrenOf(text) | Reach::Named(text) => SnapshotKey::new(*text).ok(),
+            Reach::Everything | Reach::Kind(_) | Reach::Labelled(..) => None,
+        }
+    }
 }
 
 impl Filter {
@@ -87,20 +99,33 @@ impl Filter {
                 .any(|all| all.iter().all(|selector| selector.matches(fields)))
     }
 
-    /// The smallest index range that holds all that passes.
-    pub(super) fn reach(&self) -> Reach<'_> {
-        let [selectors] = &self.alternatives[..] else { return Reach::Everything };
-        let equal = |name: &str| selectors.iter().find_map(|selector| selector.equal(name));
-        if let Some(name) = equal("name") {
-            return Reach::Named(name);
+    /// The smallest index ranges that hold all that passes.
+    pub(super) fn reaches(&self) -> Vec<Reach<'_>> {
+        match &self.alternatives[..] {
+            [] => vec![Reach::Everything],
+            alternatives => alternatives.iter().map(|selectors| reach(selectors)).collect(),
         }
-        if let Some(parent) = equal("parent").filter(|parent| !parent.is_empty()) {
-            return Reach::ChildrenOf(parent);
-        }
-        let kind =
-            equal("kind").and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word));
-        kind.map_or(Reach::Everything, Reach::Kind)
     }
+}
+
+/// The index range that is likely to be the smallest of those that hold all that passes.
+fn reach(selectors: &[Selector]) -> Reach<'_> {
+    let equal = |name: &str| selectors.iter().find_map(|selector| selector.equal(name));
+    if let Some(name) = equal("name") {
+        return Reach::Named(name);
+    }
+    if let Some(parent) = equal("parent").filter(|parent| !parent.is_empty()) {
+        return Reach::ChildrenOf(parent);
+    }
+    if let Some((label, value)) = selectors.iter().find_map(Selector::label_equal) {
+        return Reach::Labelled(label, Some(value));
+    }
+    if let Some(label) = selectors.iter().find_map(Selector::label_present) {
+        return Reach::Labelled(label, None);
+    }
+    let kind =
+        equal("kind").and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word));
+    kind.map_or(Reach::Everything, Reach::Kind)
 }
 
 impl Selector {
@@ -114,6 +139,27 @@ impl Selector {
             Test::NotEqual(unwanted) => value.unwrap_or_default() != *unwanted,
             Test::Matches(regex) => regex.is_match(&value.unwrap_or_default()),
         }
+    }
+
+    /// A label, and the value that it must be equal to.
+    fn label_equal(&self) -> Option<(String, &str)> {
+        match &self.test {
+            Test::Equal(value) => Some((self.label()?, value)),
+            Test::Present | Test::NotEqual(_) | Test::Matches(_) => None,
+        }
+    }
+
+    /// A label that must be there.
+    fn label_present(&self) -> Option<String> {
+        match self.test {
+            Test::Present => self.label(),
+            Test::Equal(_) | Test::NotEqual(_) | Test::Matches(_) => None,
+        }
+    }
+
+    /// The label that the field is.
+    fn label(&self) -> Option<String> {
+        (self.field[0] == "labels").then(|| self.field[1..].join("."))
     }
 
     /// The value that the field `name` must be equal to.

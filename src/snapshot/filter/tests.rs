@@ -208,16 +208,18 @@ fn escapes_are_those_of_go_strings() {
 #[test]
 fn a_single_filter_reads_only_the_index_range_that_it_needs() {
     for (filters, reach) in [
-        (&[][..], Reach::Everything),
-        (&["kind==active"], Reach::Kind(Kind::Active)),
-        (&["labels.a,kind==committed"], Reach::Kind(Kind::Committed)),
-        (&["kind==nonsense"], Reach::Everything),
-        (&["kind!=active"], Reach::Everything),
-        (&["kind==view", "kind==active"], Reach::Everything),
-        (&["parent==p,labels.a==b"], Reach::ChildrenOf("p")),
-        (&[r#"parent=="""#], Reach::Everything),
-        (&["kind==active,name==n"], Reach::Named("n")),
+        (&[][..], vec![Reach::Everything]),
+        (&["kind==active"], vec![Reach::Kind(Kind::Active)]),
+        (&["labels.a,kind==committed"], vec![Reach::Labelled("a".into(), None)]),
+        (&[r#"labels."a.b"==c,kind==view"#], vec![Reach::Labelled("a.b".into(), Some("c"))]),
+        (&["labels.a.b!=c,kind==view"], vec![Reach::Kind(Kind::View)]),
+        (&["kind==nonsense"], vec![Reach::Everything]),
+        (&["kind!=active"], vec![Reach::Everything]),
+        (&["kind==view", "kind==active"], vec![Reach::Kind(Kind::View), Reach::Kind(Kind::Active)]),
+        (&["parent==p,labels.a==b"], vec![Reach::ChildrenOf("p")]),
+        (&[r#"parent=="""#], vec![Reach::Everything]),
+        (&["kind==active,name==n"], vec![Reach::Named("n")]),
     ] {
-        assert_eq!(filter(filters).unwrap().reach(), reach, "{filters:?}");
+        assert_eq!(filter(filters).unwrap().reaches(), reach, "{filters:?}");
     }
 }

@@ -26,7 +26,7 @@ fn poison(fixture: &Fixture) {
 }
 
 fn backend_check(fixture: &Fixture) -> Vec<String> {
-    fixture.snapshots().check().unwrap()
+    fixture.snapshots().check().unwrap().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -209,7 +209,10 @@ fn a_volume_record_without_a_snapshot_is_reported_and_left_alone() {
     fixture.snapshots().volumes().backend().create(volume.id, None, None).unwrap();
     let recovery = fixture.restart();
     assert_eq!((recovery.unnamed, recovery.reaped), (vec![VolumeId(77)], 0));
-    assert_eq!(backend_check(&fixture), ["volume 77 belongs to no snapshot"]);
+    assert_eq!(backend_check(&fixture), [
+            "the snapshot id counter: it says 1, but id 77 was never reserved",
+            "volume 77: it belongs to no snapshot"
+        ]);
 }
 
 #[test]

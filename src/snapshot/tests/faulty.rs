@@ -125,6 +125,9 @@ impl Backend for Faulty {
         self.inner.capacity()
     }
 
+    fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
+        self.inner.reconcile_keeping(known)
+    }
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
         self.inner.reconcile(known)
     }

@@ -49,11 +49,22 @@ impl Fixture {
         self.snapshots().store()
     }
 
+    /// Where all of it is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// A clean stop and a start.
     pub(crate) fn restart(&mut self) -> Recovery {
+        self.restart_after(|| {})
+    }
+
+    /// A clean stop, something done meanwhile, and a start.
+    pub(crate) fn restart_after(&mut self, meanwhile: impl FnOnce()) -> Recovery {
         let snapshots = self.stop();
         snapshots.volumes().stop().unwrap();
         drop(snapshots);
+        meanwhile();
         self.start()
     }
 
@@ -121,8 +132,8 @@ pub(crate) fn code(error: &Error) -> Code {
         Error::InvalidName(_) | Error::InvalidArgument(_) | Error::ParentNotCommitted { .. } => {
             Code::InvalidArgument
         }
-        Error::NotFound(_) | Error::ParentNotFound(_) => Code::NotFound,
-        Error::AlreadyExists(_) => Code::AlreadyExists,
+        Error::NotFound(_) | Error::ParentNotFound(_) | Error::NoSuch { .. } => Code::NotFound,
+        Error::AlreadyExists(_) | Error::Exists { .. } => Code::AlreadyExists,
         Error::WrongKind { .. }
         | Error::HasChildren(_)
         | Error::FailedPrecondition(_)

@@ -11,8 +11,9 @@ mod model;
 mod native;
 mod parallel;
 mod reaping;
+mod repairing;
 mod scale;
-mod thin;
+pub(crate) mod thin;
 mod watching;
 
 use std::time::{Duration, Instant};

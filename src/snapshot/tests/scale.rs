@@ -1,6 +1,6 @@
 //! Ten thousand snapshots.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::fixture::{Fixture, key};
 use crate::meta::Batch;
@@ -25,34 +25,41 @@ fn ten_thousand(fixture: &Fixture) {
     fixture.store().write(batch).unwrap();
 }
 
-/// Bounds are loose: a debug build on a busy machine stays well below them.
+/// What an index answers is compared with a look at all records, in the same run: a busy machine slows
+/// down both.
 #[test]
-fn ten_thousand_snapshots_start_list_and_filter_quickly() {
+fn ten_thousand_snapshots_start_and_an_index_answers_without_reading_them_all() {
     let mut fixture = Fixture::native();
     ten_thousand(&fixture);
-    let timed = |what: &str, limit: Duration, work: &mut dyn FnMut()| {
+    let timed = |what: &str, work: &mut dyn FnMut()| {
         let started = Instant::now();
         work();
-        assert!(started.elapsed() < limit, "{what} took {:?}", started.elapsed());
         println!("{what}: {:?}", started.elapsed());
+        started.elapsed()
     };
-    timed("start", Duration::from_secs(4), &mut || assert_eq!(fixture.restart().snapshots, 10_002));
+    timed("start", &mut || assert_eq!(fixture.restart().snapshots, 10_002));
     let scene = fixture.scene("default");
-    timed("list", Duration::from_secs(3), &mut || {
-        assert_eq!(scene.walk(&[]).unwrap().len(), 10_002)
-    });
-    timed("one kind", Duration::from_millis(500), &mut || {
-        assert_eq!(scene.walk(&["kind==committed"]).unwrap(), ["base"]);
-    });
-    timed("one name", Duration::from_millis(500), &mut || {
-        assert_eq!(scene.walk(&["name==base,labels.at!=3"]).unwrap(), ["base"]);
-    });
-    timed("one page", Duration::from_millis(500), &mut || {
+    let all = timed("list", &mut || assert_eq!(scene.walk(&[]).unwrap().len(), 10_002));
+    let by_index: [(&str, &[&str], &str); 5] = [
+        ("one kind", &["kind==committed"], "base"),
+        ("one name", &["name==base,labels.at!=3"], "base"),
+        ("one label", &["labels.at==77"], "k8s.io/77/view-of-a-longer-name"),
+        ("a label and a parent", &["labels.at==77,parent==nobody"], ""),
+        ("several", &["labels.at==77,kind==active", "kind==committed"], "base"),
+    ];
+    for (what, filters, found) in by_index {
+        let expected: Vec<&str> = Some(found).into_iter().filter(|key| !key.is_empty()).collect();
+        let took =
+            timed(what, &mut || assert_eq!(scene.walk(filters).unwrap(), expected, "{what}"));
+        assert!(took * 4 < all, "{what} took {took:?}, all {all:?}");
+    }
+    let page = timed("one page", &mut || {
         let page =
             scene.snapshots.page(&scene.ns, Kind::View, Some(&key("k8s.io/5")), 100).unwrap();
         assert_eq!(page.len(), 100);
     });
-    timed("check", Duration::from_secs(10), &mut || {
+    assert!(page * 4 < all, "a page took {page:?}, all {all:?}");
+    timed("check", &mut || {
         assert_eq!(scene.snapshots.check().unwrap(), Vec::<String>::new());
     });
     assert_eq!(scene.snapshots.volumes().status(), [], "listing activates nothing");

@@ -9,12 +9,16 @@ use proptest::prelude::*;
 use super::fixture::Fixture;
 use super::{conformance, model};
 use crate::daemon::StoreLedger;
-use crate::volume::thin::{PoolSource, ThinBackend, ThinConfig, available};
+use crate::volume::thin::{Filesystem, PoolSource, ThinBackend, ThinConfig, available};
 
 const MIB: u64 = 1 << 20;
 
 /// A root on the guest's scratch disk, with the store that the daemon would use.
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
+    fixture_with(Filesystem::Ext4, 256 * MIB)
+}
+
+fn fixture_with(filesystem: Filesystem, volume_size: u64) -> Fixture {
     if let Err(why) = available() {
         panic!("needs device-mapper: run through scripts/guest ({why})");
     }
@@ -24,7 +28,8 @@ fn fixture() -> Fixture {
     let config = ThinConfig {
         source: PoolSource::Auto { dir: root.join("thin"), size: Some(1024 * MIB), most: None },
         patience: Duration::from_secs(2),
-        volume_size: 256 * MIB,
+        volume_size,
+        filesystem,
         ..ThinConfig::new(root)
     };
     Fixture::new(dir, move |store| {
@@ -36,6 +41,16 @@ fn fixture() -> Fixture {
 #[test]
 fn in_guest_the_thin_backend_conforms() {
     conformance::run(fixture);
+}
+
+#[test]
+fn in_guest_the_thin_backend_conforms_on_ext2() {
+    conformance::run(|| fixture_with(Filesystem::Ext2, 64 * MIB));
+}
+
+#[test]
+fn in_guest_the_thin_backend_conforms_on_xfs() {
+    conformance::run(|| fixture_with(Filesystem::Xfs, 320 * MIB));
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use super::btree::Node;
 use super::{Error, Result};
 
 /// Time takes the lower 24 bits of a mapping; the data block is above.
-const TIME_BITS: u32 = 24;
+pub(super) const TIME_BITS: u32 = 24;
 
 /// The keys from `first` up to, without, `end`.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@ mod block;
 mod btree;
 mod diff;
 mod mend;
+mod space;
 
 use std::io;
 use std::path::Path;
@@ -21,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use block::Checksum;
 pub use block::MetadataDevice;
 pub use mend::forget_unwritten_snapshot;
+pub use space::{Shares, data_blocks};
 
 use super::ThinId;
 use crate::sys::direct;
@@ -159,9 +161,14 @@ fn key(thin: ThinId) -> u64 {
     u64::from(thin.get())
 }
 
-fn details(block: u64, key: u64, value: &[u8; 24]) -> Result<ThinDetails> {
+/// The thin device that a key of either tree stands for.
+fn thin_of(block: u64, key: u64) -> Result<ThinId> {
     let id = u32::try_from(key).ok().and_then(ThinId::new);
-    let id = id.ok_or_else(|| Error::Damaged { block, why: format!("names the thin id {key}") })?;
+    id.ok_or_else(|| Error::Damaged { block, why: format!("names the thin id {key}") })
+}
+
+fn details(block: u64, key: u64, value: &[u8; 24]) -> Result<ThinDetails> {
+    let id = thin_of(block, key)?;
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| value[at + i]));
     let time = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| value[at + i]));
     Ok(ThinDetails {

@@ -220,6 +220,18 @@ impl Backend for NativeBackend {
         Ok(found)
     }
 
+    fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
+        let context = || "listing the volumes".to_owned();
+        let mut found = Reconciled::default();
+        for name in self.layout.tmp_names().map_err(io(context))? {
+            self.remove_tmp(&name)?;
+            found.reaped += 1;
+        }
+        found.kept = self.layout.stray(known).map_err(io(context))?.len();
+        found.lost = self.layout.lost(known).map_err(io(context))?;
+        Ok(found)
+    }
+
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
         let context = || "listing the volumes".to_owned();
         let lost = self.layout.lost(known).map_err(io(context))?;

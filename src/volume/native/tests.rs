@@ -185,7 +185,7 @@ fn reconcile_reaps_the_unnamed_and_reports_the_lost() {
         ]
     );
     let found = backend.reconcile(&known).unwrap();
-    assert_eq!(found, Reconciled { lost: vec![VolumeId(4)], reaped: 5 });
+    assert_eq!(found, Reconciled { lost: vec![VolumeId(4)], reaped: 5, kept: 0 });
     assert_eq!(names_in(&base.path().join("volumes")), ["1", "2"]);
     assert_eq!(names_in(&base.path().join("tmp")), [""; 0]);
     assert_eq!(backend.reconcile(&known).unwrap().reaped, 0);

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::METADATA_BLOCK;
 use super::config::{PoolSource, ThinConfig};
 use super::devices::remove_when_closed;
 use super::error::{self, Refusal, backend, dm_error, pool_error, refused};
-use super::files::{AttachedFile, GrowingFile, PoolFiles};
+use super::files::{AttachedFile, GrowingFile, PoolFiles, Room};
 use super::identity::Identity;
-use super::keeper::Growth;
+use super::keeper::{Files, Growth};
+use super::room;
 use crate::sys::loopdev::IoMode;
 use crate::sys::mount::block_device;
 use crate::thin::dm::{DevNum, Dm};
@@ -26,9 +28,6 @@ use crate::volume::{Error, Result};
 /// How long a start waits for thin devices of an earlier run to be closed, all together. A killed daemon's
 /// close within milliseconds; those that somebody holds are taken over as they are.
 const CLOSING: Duration = Duration::from_millis(500);
-
-/// The pool raises an event when a sixteenth of its data is left.
-const LOW_WATER_PART: u64 = 16;
 
 /// What a start has put together, for taking it down.
 #[derive(Debug)]
@@ -44,6 +43,8 @@ pub(super) struct Assembly {
     attached: Vec<AttachedFile>,
     /// What they are attached to.
     files: Option<PoolFiles>,
+    /// Bytes of the data device, where the pool is ours to lengthen.
+    data_device: Option<u64>,
 }
 
 /// A device of the pool that is about to be made or found.
@@ -69,6 +70,7 @@ impl Assembly {
             pool: None,
             attached: Vec::new(),
             files: None,
+            data_device: None,
         };
         match assembly.assemble(config, known) {
             Ok(pool) => Ok((pool, assembly)),
@@ -123,6 +125,7 @@ impl Assembly {
         data: &Part,
         known: bool,
     ) -> Result<String> {
+        self.data_device = Some(device_size(data)?.bytes());
         let name = self.identity.pool_name();
         let context = || format!("assembling the thin pool {name}");
         let info = self.dm.info(&name).map_err(|e| dm_error(context(), e))?;
@@ -191,16 +194,16 @@ impl Assembly {
     }
 
     /// What of the pool can grow by itself.
-    pub(super) fn growth(&self, config: &ThinConfig) -> Option<Growth> {
-        let (Some(files), &[metadata, data]) = (&self.files, &self.attached[..]) else {
-            return None;
+    pub(super) fn growth(&self, config: &ThinConfig) -> Growth {
+        let files = match (&self.files, &self.attached[..]) {
+            (Some(files), &[metadata, data]) => Some(Files {
+                metadata: GrowingFile::new(files.metadata.clone(), metadata, Room::Taken),
+                data: GrowingFile::new(files.data.clone(), data, Room::Sparse),
+                data_most: config.data_most(),
+            }),
+            _ => None,
         };
-        Some(Growth {
-            metadata: GrowingFile::new(files.metadata.clone(), metadata),
-            data: GrowingFile::new(files.data.clone(), data),
-            data_most: config.data_most(),
-            when_full: config.when_full,
-        })
+        Growth { data_device: self.data_device, files, when_full: config.when_full }
     }
 
     /// How the pool's files are read and written, for `status`.
@@ -215,7 +218,10 @@ impl Assembly {
         let held = self.remove_thin_devices(Duration::ZERO)?;
         if !held.is_empty() {
             let devices: Vec<_> = held.iter().map(|&thin| self.identity.thin_name(thin)).collect();
-            tracing::warn!(?devices, "programs have files open on these devices: they stay active, and so does the pool, until the next start");
+            tracing::warn!(
+                ?devices,
+                "programs have files open on these devices: they stay active, and so does the pool, until the next start"
+            );
             return Ok(());
         }
         if let Some(pool) = &self.pool
@@ -281,14 +287,20 @@ fn pool_table(config: &ThinConfig, metadata: &Part, data: &Part) -> Result<PoolT
             bytes: size.bytes(),
         });
     }
+    let device =
+        metadata::open(&metadata.path).map_err(|e| backend("looking at the metadata device", e))?;
+    let had =
+        metadata::data_blocks(&device).map_err(|e| backend("looking at the metadata device", e))?;
+    let first =
+        room::first_length(device_size(metadata)?.bytes() / METADATA_BLOCK, blocks).max(had);
     Ok(PoolTable {
-        length: Sectors(blocks * block.0),
+        length: Sectors(first * block.0),
         metadata: metadata.number,
         data: data.number,
         block,
-        low_water_blocks: blocks / LOW_WATER_PART,
-        // Who waits for the pool to grow is better off than who fails.
-        when_full: match size.bytes() < config.data_most() {
+        low_water_blocks: first / 2,
+        // Who waits for the pool to grow is better off than who fails. The keeper knows when it can't.
+        when_full: match first < blocks.max(config.data_most() / block.bytes()) {
             true => WhenFull::Queue,
             false => config.when_full,
         },

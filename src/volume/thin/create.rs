@@ -1,5 +1,6 @@
 //! Making a thin device for a volume: room, origin or template, one message.
 
+use super::config::Filesystem;
 use super::reconcile::thin_id;
 use super::{ThinBackend, odd, whole};
 use crate::thin::{ThinId, pool};
@@ -14,8 +15,19 @@ impl ThinBackend {
         origin: Option<&Volume>,
         size: Option<u64>,
     ) -> Result<Volume> {
-        self.provision(|provision| provision.check_room())?;
-        let (base, base_size) = self.base(origin, size)?;
+        self.create_on(id, origin, self.config.filesystem, size)
+    }
+
+    /// The same; `filesystem` is for a volume without origin.
+    pub(super) fn create_on(
+        &self,
+        id: VolumeId,
+        origin: Option<&Volume>,
+        filesystem: Filesystem,
+        size: Option<u64>,
+    ) -> Result<Volume> {
+        self.check_room()?;
+        let (base, base_size) = self.base(origin, filesystem, size)?;
         let size = size.map_or(base_size, whole);
         if size < base_size {
             let context =
@@ -28,7 +40,12 @@ impl ThinBackend {
     }
 
     /// What a volume with this origin and size starts from: thin id and size of its device.
-    fn base(&self, origin: Option<&Volume>, size: Option<u64>) -> Result<(ThinId, u64)> {
+    fn base(
+        &self,
+        origin: Option<&Volume>,
+        filesystem: Filesystem,
+        size: Option<u64>,
+    ) -> Result<(ThinId, u64)> {
         match origin {
             Some(origin) => {
                 let thin = thin_id(origin)?;
@@ -41,13 +58,23 @@ impl ThinBackend {
                 Ok((thin, origin.size))
             }
             None => {
-                let template = self.template(whole(size.unwrap_or(self.config.volume_size)))?;
+                let size = whole(size.unwrap_or(self.config.volume_size));
+                let template = self.template(filesystem, size)?;
                 let thin = ThinId::new(template.thin_id);
                 let thin =
                     thin.ok_or_else(|| odd("making an empty volume", format!("bad {template:?}")))?;
                 Ok((thin, template.size))
             }
         }
+    }
+
+    /// Refuses before the pool gets full: full metadata would end in a pool that does nothing.
+    fn check_room(&self) -> Result<()> {
+        self.provision(|provision| provision.check_room()).or_else(|_| {
+            // The pool may have become longer since, or will now.
+            self.keeper.look();
+            self.provision(|provision| provision.check_room())
+        })
     }
 
     /// Takes an id and makes a thin device of it; see [`Provision`](super::Provision).

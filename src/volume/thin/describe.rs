@@ -11,17 +11,26 @@ impl ThinBackend {
             self.nodes.path(number).map_or_else(|_| number.to_string(), |p| p.display().to_string())
         };
         let record = self.book.record();
+        let report = self.keeper.report();
+        let filesystem = self.recipe(self.config.filesystem).fingerprint();
         let mut lines = vec![
             ("pool", self.pool.name().to_owned()),
             ("data device", path(table.data)),
             ("metadata device", path(table.metadata)),
             ("block size", format!("{} KiB", table.block.bytes() / 1024)),
-            ("filesystem", self.recipe.fingerprint()),
+            ("filesystem", filesystem),
+            ("trim on commit", if self.config.trim_on_commit { "yes" } else { "no" }.to_owned()),
             ("active volumes", self.devices.count().to_string()),
+            ("block devices handed out", self.devices.handed_out_count().to_string()),
             ("thin ids reserved", record.reserved_end.to_string()),
         ];
         if self.config.data_most() > 0 {
             lines.push(("data grows to", format!("{} MiB", self.config.data_most() >> 20)));
+        }
+        lines.push(("data fills", report.data.to_string()));
+        lines.push(("metadata fills", report.metadata.to_string()));
+        if !report.state.is_empty() {
+            lines.push(("trouble", report.state));
         }
         if let Some(mode) = self.assembly.io_mode() {
             lines.push(("loop I/O", mode.to_owned()));

@@ -11,24 +11,31 @@
 //! Devices that a killed daemon left and that somebody still has open begin as lingering ones ([`Devices::adopt`]).
 //! Mounting a lingering device reaches the filesystem that is still mounted below those open files: the kernel
 //! has one for each device, so both see the same data.
+//! What happens to all of them at once when the pool is full is in [`full`].
 //!
-//! Order of locks: a thin id's turn, then the map. No lock of another volume is held over an ioctl
+//! Order of locks: a thin id's turn, then `steady`, then the map. No lock of another volume is held over an ioctl
 //! or a mount.
+
+mod full;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
+use super::config::Filesystem;
 use super::error::DeviceError;
-use super::ext4::Superblock;
+use super::handout::HandedOut;
 use super::identity::Identity;
+use super::superblock::Superblock;
 use super::turns::Turns;
 use crate::crashpoint::{Step, around};
+use crate::sys::filesystem;
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
@@ -36,18 +43,28 @@ use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
 
-type Result<T> = std::result::Result<T, DeviceError>;
+pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
 /// How volumes are mounted.
 #[derive(Debug, Clone)]
 pub(super) struct MountPlan {
-    pub(super) filesystem: &'static str,
+    /// What the operator's options are for.
+    pub(super) filesystem: Filesystem,
+    /// The operator's options.
     pub(super) options: Vec<String>,
+}
+
+impl MountPlan {
+    fn options(&self, filesystem: Filesystem) -> Vec<String> {
+        let own = filesystem.mount_options().iter().map(|&option| option.to_owned());
+        let chosen = if filesystem == self.filesystem { &self.options[..] } else { &[] };
+        own.chain(chosen.iter().cloned()).collect()
+    }
 }
 
 /// An active thin device.
 #[derive(Debug)]
-struct Active {
+pub(super) struct Active {
     number: DevNum,
     path: PathBuf,
     /// What the device's table admits.
@@ -56,19 +73,36 @@ struct Active {
     filesystem: Access,
     /// `None`: lingering.
     mount: Option<OwnedFd>,
+    full: full::Marks,
+    /// Nothing of it has been mounted since it was made active.
+    fresh: bool,
+}
+
+impl Active {
+    /// A device that nobody has mounted.
+    pub(super) fn unmounted(number: DevNum, path: PathBuf, access: Access) -> Self {
+        let (mount, full) = Default::default();
+        Self { number, path, device: access, filesystem: access, mount, full, fresh: true }
+    }
 }
 
 /// Every active thin device of this process.
 #[derive(Debug)]
 pub(super) struct Devices {
-    dm: Arc<Dm>,
-    nodes: Nodes,
-    identity: Identity,
-    pool: DevNum,
+    pub(super) dm: Arc<Dm>,
+    pub(super) nodes: Nodes,
+    pub(super) identity: Identity,
+    pub(super) pool: DevNum,
     plan: MountPlan,
-    patience: Duration,
-    turns: Turns,
-    active: Mutex<HashMap<ThinId, Active>>,
+    pub(super) patience: Duration,
+    pub(super) turns: Turns,
+    pub(super) active: Mutex<HashMap<ThinId, Active>>,
+    /// What others have.
+    pub(super) handed_out: Mutex<HashMap<ThinId, HandedOut>>,
+    /// Held shared over the load of a thin device's table: the kernel refuses it while the pool is suspended.
+    pub(super) steady: RwLock<()>,
+    /// Volumes may not grow.
+    tight: AtomicBool,
 }
 
 impl Devices {
@@ -88,7 +122,10 @@ impl Devices {
             plan,
             patience,
             turns: Turns::default(),
+            steady: RwLock::default(),
+            tight: AtomicBool::new(false),
             active: Mutex::default(),
+            handed_out: Mutex::default(),
         }
     }
 
@@ -122,7 +159,16 @@ impl Devices {
         let device = if info.read_only { Access::ReadOnly } else { Access::ReadWrite };
         // Nobody knows; a volume that others start from has been sealed, and `mount` finds out.
         let filesystem = Access::ReadOnly;
-        Ok(Some(Active { number: info.number, path, device, filesystem, mount: None }))
+        let (mount, full) = Default::default();
+        Ok(Some(Active {
+            number: info.number,
+            path,
+            device,
+            filesystem,
+            mount,
+            full,
+            fresh: false,
+        }))
     }
 
     /// Makes the thin device active and its filesystem reachable, and opens its root directory.
@@ -154,7 +200,10 @@ impl Devices {
     ) -> Result<OwnedFd> {
         let present = self.active.lock().remove(&thin);
         let mut active = match present {
-            Some(active) if active.device == Access::ReadOnly && device == Access::ReadWrite => {
+            Some(active)
+                if active.full.is_stopped()
+                    || active.device == Access::ReadOnly && device == Access::ReadWrite =>
+            {
                 self.close(thin, active)?;
                 self.open(thin, size, device, access)?
             }
@@ -183,14 +232,21 @@ impl Devices {
         device: Access,
         filesystem: Access,
     ) -> Result<Active> {
+        self.check_not_written_elsewhere(thin)?;
         let name = self.identity.thin_name(thin);
         let table = Table::thin(size, self.pool, thin);
-        let number = match self.dm.activate(&name, &table, device == Access::ReadOnly) {
+        let steady = self.steady.read();
+        let activated = self.dm.activate(&name, &table, device == Access::ReadOnly);
+        drop(steady);
+        let number = match activated {
             Err(e) if e.errno() == Some(libc::ENODATA) => return Err(DeviceError::Missing(thin)),
             other => other?,
         };
         match self.nodes.path(number) {
-            Ok(path) => Ok(Active { number, path, device, filesystem, mount: None }),
+            Ok(path) => {
+                let (mount, full) = Default::default();
+                Ok(Active { number, path, device, filesystem, mount, full, fresh: true })
+            }
             Err(source) => {
                 self.dm.remove(&name)?;
                 Err(DeviceError::Io {
@@ -205,7 +261,12 @@ impl Devices {
     fn reach(&self, active: &mut Active, size: Sectors, access: Access) -> Result<OwnedFd> {
         let mount = match active.mount.take() {
             Some(mount) => mount,
-            None => self.mount_either_way(active, size)?,
+            None => {
+                let mount = self.mount_either_way(active, size)?;
+                self.tighten_new(active, &mount);
+                active.fresh = false;
+                mount
+            }
         };
         let mount = active.mount.insert(mount);
         if (access, active.filesystem) == (Access::ReadWrite, Access::ReadOnly) {
@@ -232,28 +293,91 @@ impl Devices {
     }
 
     /// Mounts, and grows a filesystem that is smaller than its device.
-    fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
+    pub(super) fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
         let read_only = active.filesystem == Access::ReadOnly;
-        let grow = match read_only {
-            true => None,
-            false => self.superblock(&active.path)?.blocks_to_grow_to(size),
-        };
-        let Some(blocks) = grow else {
-            let (filesystem, options) = (self.plan.filesystem, &self.plan.options);
-            let mount = || mount_detached(filesystem, &active.path, read_only, options);
-            return Ok(around(Step::Mount, mount)?);
-        };
-        // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
-        let lazy: Vec<_> =
-            self.plan.options.iter().filter(|o| *o != "noinit_itable").cloned().collect();
-        let (filesystem, path) = (self.plan.filesystem, &active.path);
-        let mount = around(Step::Mount, || mount_detached(filesystem, path, false, &lazy))?;
+        let superblock = self.superblock(&active.path)?;
+        let filesystem = superblock.filesystem();
+        if filesystem == Filesystem::Ext2
+            && !superblock.is_clean()
+            && (active.fresh, active.device) == (true, Access::ReadWrite)
+        {
+            super::template::mend(&active.path)?;
+        }
+        let options = self.plan.options(filesystem);
+        let mount = around(Step::Mount, || {
+            mount_detached(filesystem.driver(), &active.path, read_only, &options)
+        })?;
+        if !read_only && superblock.blocks_to_grow_to(size).is_some() {
+            self.grow(&superblock, &mount, size)?;
+        }
+        Ok(mount)
+    }
+
+    /// Grows a mounted filesystem to the size of its device. Equal is a success.
+    fn grow(&self, superblock: &Superblock, mount: &OwnedFd, size: Sectors) -> Result<()> {
+        let blocks = superblock.blocks_in(size);
         let context = || format!("growing the filesystem to {blocks} blocks");
         let io = |source| DeviceError::Io { context: context(), source };
-        let root = root_directory(&mount).map_err(io)?;
-        around(Step::GrowFilesystem, || crate::sys::ext4::resize(&root, blocks)).map_err(io)?;
-        reconfigure(&mount, false, &self.plan.options)?;
-        Ok(mount)
+        let root = root_directory(mount).map_err(io)?;
+        let filesystem = superblock.filesystem();
+        if filesystem == Filesystem::Xfs {
+            let percent = superblock.inode_percent();
+            let grow = || filesystem::grow_xfs(&root, blocks, percent);
+            return around(Step::GrowFilesystem, grow).map_err(io);
+        }
+        // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
+        reconfigure(mount, false, &["init_itable=1000".to_owned()])?;
+        let grow = || filesystem::grow_ext4(&root, blocks);
+        let grown = around(Step::GrowFilesystem, grow).map_err(io);
+        reconfigure(mount, false, &self.plan.options(filesystem))?;
+        grown
+    }
+
+    /// Takes over a larger size: the device's table first, then the filesystem. A volume that isn't active grows when
+    /// it is activated for writing.
+    pub(super) fn resize(&self, thin: ThinId, size: Sectors) -> Result<()> {
+        let _turn = self.turns.take(thin);
+        let context = || "duplicating the mount's descriptor".to_owned();
+        let found = match self.active.lock().get(&thin) {
+            Some(Active { mount: Some(mount), path, filesystem: Access::ReadWrite, .. }) => {
+                let mount = mount.try_clone();
+                let mount =
+                    mount.map_err(|source| DeviceError::Io { context: context(), source })?;
+                Some((mount, path.clone()))
+            }
+            _ => None,
+        };
+        let Some((mount, path)) = found else { return Ok(()) };
+        let steady = self.steady.read();
+        self.dm.reload(&self.identity.thin_name(thin), &Table::thin(size, self.pool, thin))?;
+        drop(steady);
+        self.grow(&self.superblock(&path)?, &mount, size)
+    }
+
+    /// Runs `work`, which suspends the pool, when no thin device is being activated, and lets none be until it is done.
+    pub(super) fn with_pool_suspended<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _nobody = self.steady.write();
+        work()
+    }
+
+    /// Sectors that an active thin device maps.
+    pub(super) fn mapped(&self, thin: ThinId) -> Result<Option<Sectors>> {
+        if !self.active.lock().contains_key(&thin) {
+            return Ok(None);
+        }
+        let status = self.dm.status(&self.identity.thin_name(thin))?;
+        Ok(status.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).map(Sectors))
+    }
+
+    /// Whether the filesystem could grow.
+    pub(super) fn is_smaller(&self, active: &Active, size: Sectors) -> Result<bool> {
+        Ok(self.superblock(&active.path)?.blocks_to_grow_to(size).is_some())
+    }
+
+    /// What a mount of the device at `path` is to be told: filesystem and options.
+    pub(super) fn mount_words(&self, path: &Path) -> Result<(&'static str, Vec<String>)> {
+        let filesystem = self.superblock(path)?.filesystem();
+        Ok((filesystem.driver(), self.plan.options(filesystem)))
     }
 
     fn superblock(&self, path: &Path) -> Result<Superblock> {
@@ -313,6 +437,7 @@ impl Devices {
     /// Whether a snapshot of it now would miss what is only in memory.
     pub(super) fn is_live(&self, thin: ThinId) -> bool {
         self.active.lock().get(&thin).is_some_and(|active| active.filesystem == Access::ReadWrite)
+            || self.written_elsewhere(thin).is_some()
     }
 
     /// Unmounts and makes the device inactive. Busy while a descriptor is open below it; what is
@@ -331,7 +456,7 @@ impl Devices {
         Ok(then())
     }
 
-    fn close(&self, thin: ThinId, active: Active) -> Result<()> {
+    pub(super) fn close(&self, thin: ThinId, active: Active) -> Result<()> {
         self.close_within(thin, active, self.patience)
     }
 
@@ -367,6 +492,7 @@ impl Devices {
     pub(super) fn used_inodes(&self, thin: ThinId, size: Sectors) -> Result<u64> {
         let _turn = self.turns.take(thin);
         let present = self.active.lock().get(&thin).map(|active| active.path.clone());
+        let present = present.or_else(|| self.written_elsewhere(thin));
         if let Some(path) = present {
             return Ok(self.superblock(&path)?.used_inodes());
         }

@@ -1,4 +1,4 @@
-//! Space of removed volumes, back to the machine.
+//! Space of removed volumes and of removed files, back to the machine.
 //!
 //! Deleting a thin device frees its blocks for other thin devices, but what lies below, a sparse file or a disk
 //! that is thin itself, learns nothing of it. So the device is discarded first: the pool passes the discards of
@@ -10,12 +10,15 @@ use std::collections::HashSet;
 use parking_lot::Mutex;
 
 use super::ThinBackend;
-use super::error::DeviceError;
+use super::error::{DeviceError, volume_error};
+use super::reconcile::thin_id;
 use crate::crashpoint::{Step, around};
 use crate::sys::discard::discard_all;
+use crate::sys::filesystem::trim;
 use crate::thin::status::Discards;
 use crate::thin::{Sectors, ThinId};
 use crate::types::Volume;
+use crate::volume::{Mounted, Result};
 
 /// Thin devices without a block of their own.
 #[derive(Debug, Default)]
@@ -35,7 +38,62 @@ impl Untouched {
     }
 }
 
+/// A trim at commit is worth its while when the thin device maps so much more than the filesystem uses: a
+/// sixteenth of it, and this many bytes at least.
+const WORTH: u64 = 1 << 20;
+
 impl ThinBackend {
+    /// Discards what is free in a mounted volume. How many bytes the thin device maps less.
+    pub(super) fn trim_volume(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        let thin = thin_id(volume)?;
+        let failed = |e| volume_error(volume.id, "trimming", e);
+        let io = |source| DeviceError::Io { context: "discarding free space".to_owned(), source };
+        // What was removed must be on disk before its blocks count as free. Asking an xfs for its free space makes it
+        // take up what it puts off.
+        for _ in 0..2 {
+            rustix::fs::fstatvfs(&mounted.root).map_err(|e| failed(io(e.into())))?;
+            rustix::fs::syncfs(&mounted.root).map_err(|e| failed(io(e.into())))?;
+        }
+        let before = self.devices.mapped(thin).map_err(failed)?;
+        trim(&mounted.root, self.pool.table().block.bytes()).map_err(|e| failed(io(e)))?;
+        let after = self.devices.mapped(thin).map_err(failed)?;
+        self.meter.outdate(thin);
+        let mapped = |sectors: Option<Sectors>| sectors.map_or(0, Sectors::bytes);
+        Ok(mapped(before).saturating_sub(mapped(after)))
+    }
+
+    /// The same before a commit, if there is something to gain. Best effort: a commit doesn't fail for it.
+    pub(super) fn trim_if_worth_it(&self, volume: &Volume, mounted: &Mounted) {
+        let trimmed = self.excess(volume, mounted).and_then(|excess| match excess {
+            0 => Ok(0),
+            _ => self.trim_volume(volume, mounted),
+        });
+        match trimmed {
+            Ok(0) => {}
+            Ok(bytes) => {
+                tracing::debug!(volume = %volume.id, bytes, "gave back what was removed in the volume")
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(volume = %volume.id, error, "free space of a volume could not be discarded");
+            }
+        }
+    }
+
+    /// Bytes that the thin device maps and the filesystem doesn't use; 0 where they aren't worth a trim. Costs two
+    /// system calls.
+    fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        let thin = thin_id(volume)?;
+        let mapped =
+            self.devices.mapped(thin).map_err(|e| volume_error(volume.id, "looking at", e))?;
+        let mapped = mapped.map_or(0, Sectors::bytes);
+        let fs = rustix::fs::fstatvfs(&mounted.root)
+            .map_err(|e| super::io(format!("looking at volume {}", volume.id), e.into()))?;
+        let used = (fs.f_blocks - fs.f_bfree) * fs.f_frsize;
+        let excess = mapped.saturating_sub(used);
+        Ok(if excess >= WORTH.max(used / 16) { excess } else { 0 })
+    }
+
     /// Gives back what only this volume has. Best effort: what fails costs space below the pool, never in it.
     pub(super) fn discard(&self, volume: &Volume, thin: ThinId) {
         if self.untouched.take(thin) || !self.passes_down() {

@@ -20,6 +20,8 @@ const MIN_DATA: u64 = 64 * MIB;
 const METADATA_RANGE: (u64, u64) = (32 * MIB, METADATA_MOST);
 /// The most that metadata grows to.
 pub(super) const METADATA_MOST: u64 = 15 << 30;
+/// The part of the metadata's file that has its blocks from the start: a 256th of the data, as a rule.
+const TAKEN_PART: u64 = 72;
 /// How long a detaching loop device may be open elsewhere (udev looks at new devices).
 const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -61,8 +63,8 @@ impl PoolFiles {
         if size.is_some_and(|size| size < present) {
             tracing::warn!(file = %files.data.display(), "the pool's data file is larger than asked for, and stays so");
         }
-        at_least(&files.data, data)?;
-        at_least(&files.metadata, metadata_size(data))?;
+        at_least(&files.data, data, Room::Sparse)?;
+        at_least(&files.metadata, metadata_size(data), Room::Taken)?;
         sync_directory(dir)?;
         Ok(files)
     }
@@ -75,25 +77,59 @@ fn default_size(dir: &Path) -> Result<u64> {
     Ok(fs.f_bavail * fs.f_frsize / 5 * 4 / MIB * MIB)
 }
 
-/// A mapping takes 16 bytes in leaves that are half full; a 256th is enough for each block of
-/// 64 KiB to be mapped eight times over. Sparse, so that it costs nothing until then.
+/// Enough for the pool to have nearly all of its data from the start, whatever is written (`room`): each time that it
+/// gets more, writers wait a moment. A mapping takes 16 to 32 bytes as a rule, a two-thousandth of its data, so that
+/// most of the file stays a hole.
 fn metadata_size(data: u64) -> u64 {
-    (data / 256 / MIB * MIB).clamp(METADATA_RANGE.0, METADATA_RANGE.1)
+    (data / 32 * 9 / MIB * MIB).clamp(METADATA_RANGE.0, METADATA_RANGE.1)
+}
+
+/// Whether a file's blocks are there before they are written. The first of the metadata's are: a pool that finds no
+/// room for them does nothing at all any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Taken when written.
+    Sparse,
+    /// The first ones taken at once, where the filesystem can.
+    Taken,
 }
 
 /// Makes the file, or grows it. It holds everybody's data: nobody but root may read it.
-fn at_least(path: &Path, bytes: u64) -> Result<()> {
+fn at_least(path: &Path, bytes: u64, room: Room) -> Result<()> {
     let attempt = || {
         let file =
             File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        if file.metadata()?.len() < bytes {
+        let grows = file.metadata()?.len() < bytes;
+        if grows {
             file.set_len(bytes)?;
             file.sync_all()?;
         }
-        Ok(())
+        match (room, take_room(&file, room)) {
+            // It worked without so far, and what is removed now may make the room.
+            (Room::Taken, Err(error)) if !grows => {
+                tracing::warn!(file = %path.display(), %error, "no room for all of the pool's metadata");
+                Ok(())
+            }
+            (_, taken) => taken,
+        }
     };
     around(Step::PoolFile, attempt)
         .map_err(|e| error::io(format!("making the pool's file {}", path.display()), e))
+}
+
+fn take_room(file: &File, room: Room) -> std::io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    if room == Room::Sparse {
+        return Ok(());
+    }
+    let length = file.metadata()?.len();
+    let sure = (length / TAKEN_PART).max(METADATA_RANGE.0).min(length);
+    match fallocate(file, FallocateFlags::empty(), 0, sure) {
+        Ok(()) => Ok(file.sync_all()?),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn sync_directory(dir: &Path) -> Result<()> {
@@ -107,11 +143,12 @@ fn sync_directory(dir: &Path) -> Result<()> {
 pub(super) struct GrowingFile {
     path: PathBuf,
     attached: AttachedFile,
+    room: Room,
 }
 
 impl GrowingFile {
-    pub(super) fn new(path: PathBuf, attached: AttachedFile) -> Self {
-        Self { path, attached }
+    pub(super) fn new(path: PathBuf, attached: AttachedFile, room: Room) -> Self {
+        Self { path, attached, room }
     }
 
     /// Bytes that the file has.
@@ -132,7 +169,7 @@ impl GrowingFile {
                 more / MIB
             )));
         }
-        at_least(&self.path, bytes)?;
+        at_least(&self.path, bytes, self.room)?;
         self.attached.refresh()
     }
 }

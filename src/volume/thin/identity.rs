@@ -68,9 +68,23 @@ impl Identity {
         format!("{}-t{thin}", self.prefix())
     }
 
+    /// The name of a thin device while it is handed out to others.
+    pub(super) fn handout_name(self, thin: ThinId) -> String {
+        format!("{}-b{thin}", self.prefix())
+    }
+
+    /// The thin device that has this name, if it is one of ours that are handed out.
+    pub(super) fn handed_out(self, name: &str) -> Option<ThinId> {
+        self.id_in(name, "-b")
+    }
+
     /// The thin device that has this name, if it is one of ours.
     pub(super) fn thin_of(self, name: &str) -> Option<ThinId> {
-        let id = name.strip_prefix(&self.prefix())?.strip_prefix("-t")?;
+        self.id_in(name, "-t")
+    }
+
+    fn id_in(self, name: &str, mark: &str) -> Option<ThinId> {
+        let id = name.strip_prefix(&self.prefix())?.strip_prefix(mark)?;
         let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| id.parse().ok()).flatten().and_then(ThinId::new)
     }
@@ -98,8 +112,13 @@ mod tests {
             ("thinfs-00001a2b-t", false),
             ("thinfs-00001a2b-t7x", false),
             ("thinfs-00001a2b-pool", false),
+            ("thinfs-00001a2b-b7", false),
             ("thinfs-00001a2c-t7", false),
         ];
+        assert_eq!(identity.handed_out("thinfs-00001a2b-b7"), ThinId::new(7));
+        for other in ["thinfs-00001a2b-t7", "thinfs-00001a2b-b", "thinfs-00001a2b-b+7"] {
+            assert_eq!(identity.handed_out(other), None, "{other}");
+        }
         for (name, ours) in cases {
             assert_eq!(identity.thin_of(name).is_some(), ours, "{name}");
         }

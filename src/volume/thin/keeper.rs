@@ -1,26 +1,31 @@
-//! Watches how full the pool is, and grows one that is made of files before anybody has to wait.
+//! Watches how full the pool is, and gives it more room before anybody has to wait.
 //!
 //! ```text
 //!        event, or a look each second
-//! watching ──────────────────────────▶ low ──file grows──▶ watching
+//! watching ──────────────────────────▶ due ──longer table, larger file──▶ watching
 //!                                       │ at its limit, or the disk is full
-//!                                       └─▶ said once; new volumes are refused, removal goes on
+//!                                       └─▶ tight: new volumes are refused, volumes stop growing (ENOSPC),
+//!                                           removal and reading go on; ends by itself when there is room
+//!                                             └─ metadata critical: who writes is stopped
 //! ```
-//! The kernel raises an event when free data falls below the low water mark of the pool's table, when free metadata falls
-//! below a mark of its own, and when either is used up. Metadata grows early: a pool whose metadata
-//! is full does nothing at all any more. Growing is file, loop device, table, in this order; after a
-//! crash in between the next start has the larger file and takes all of it.
+//! The kernel raises an event when free data falls below the low water mark of the pool's table, when free metadata
+//! falls below a mark of its own, and when either is used up. How much room the pool may have is said in
+//! [`room`](super::room). Growing is file, loop device, table, in this order; after a crash in between the next start
+//! has the larger file and takes it.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::devices::Devices;
 use super::error::{backend, dm_error, pool_error};
 use super::files::{GrowingFile, METADATA_MOST};
+use super::pace::{Pace, Samples};
+use super::{METADATA_BLOCK, room};
 use crate::sys::poll;
 use crate::thin::Sectors;
 use crate::thin::dm::Dm;
@@ -31,39 +36,82 @@ use crate::volume::Result;
 
 /// How often a look is taken without an event.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same while a pool that can't grow has less than a quarter left.
+const CLOSE_LOOK: Duration = Duration::from_millis(50);
 /// Metadata grows when less than this part of it is free.
 const METADATA_PART: u64 = 4;
-/// The least by which data grows.
+/// The least by which the data file grows.
 const LEAST_STEP: u64 = 64 << 20;
+/// A pool at its limit raises its event when a sixteenth is left.
+const LOW_WATER_PART: u64 = 16;
+/// Percent of all there is that are told of, each once on the way up.
+const TOLD: [u64; 4] = [80, 90, 95, 99];
 
-/// What of a pool can grow.
+/// What there is for a pool.
 #[derive(Debug)]
 pub(super) struct Growth {
+    /// Bytes of the data device that may be used; `None`: the pool is another's, its table stays.
+    pub(super) data_device: Option<u64>,
+    /// The files of a pool that is made of them.
+    pub(super) files: Option<Files>,
+    /// What the pool does once it can't grow and is full.
+    pub(super) when_full: WhenFull,
+}
+
+/// Files that grow.
+#[derive(Debug)]
+pub(super) struct Files {
     pub(super) metadata: GrowingFile,
     pub(super) data: GrowingFile,
     /// Bytes that the data file may grow to.
     pub(super) data_most: u64,
-    /// What the pool does once data has grown to its limit and is full.
-    pub(super) when_full: WhenFull,
+}
+
+/// What was found at the last look.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Report {
+    /// Bytes of the data device that the pool can have now, and once its file has grown.
+    pub(super) device: u64,
+    pub(super) most: u64,
+    /// How fast data and metadata fill.
+    pub(super) data: Pace,
+    pub(super) metadata: Pace,
+    /// What is wrong; empty when nothing is.
+    pub(super) state: String,
 }
 
 /// The thread that watches. Ends when stopped or dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
+    watch: Arc<Mutex<Watch>>,
     /// Closed to end the thread.
     wake: Mutex<Option<PipeWriter>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    /// Starts watching; `growth` where the pool is made of files.
-    pub(super) fn start(pool: Arc<Pool>, growth: Option<Growth>) -> Result<Self> {
+    /// Takes a first look, then goes on watching.
+    pub(super) fn start(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Result<Self> {
         let failed = |e: io::Error| backend("starting the thread that watches the pool", e);
+        let dm = Dm::open().map_err(|e| dm_error("watching the pool", e))?;
         let (ended, wake) = io::pipe().map_err(failed)?;
-        let mut watch = Watch::new(pool, growth)?;
+        let mut watch = Watch::new(pool, devices, growth);
+        watch.look();
+        let watch = Arc::new(Mutex::new(watch));
         let thread = std::thread::Builder::new().name("pool-keeper".into());
-        let thread = thread.spawn(move || watch.run(&ended)).map_err(failed)?;
-        Ok(Self { wake: Mutex::new(Some(wake)), thread: Mutex::new(Some(thread)) })
+        let shared = watch.clone();
+        let thread = thread.spawn(move || run(&dm, &shared, &ended)).map_err(failed)?;
+        Ok(Self { watch, wake: Mutex::new(Some(wake)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// A look now, by who needs room and found none.
+    pub(super) fn look(&self) {
+        self.watch.lock().look();
+    }
+
+    /// What was found last.
+    pub(super) fn report(&self) -> Report {
+        self.watch.lock().report.clone()
     }
 
     /// Ends the thread. Twice is fine.
@@ -82,120 +130,264 @@ impl Drop for Keeper {
     }
 }
 
-/// What the thread works with.
+fn run(dm: &Dm, watch: &Mutex<Watch>, ended: &PipeReader) {
+    loop {
+        // Armed before the look, so that nothing is missed in between.
+        let armed = dm.arm();
+        let patience = watch.lock().look();
+        let woken = match armed {
+            Ok(()) => poll::readable([ended.as_fd(), dm.control()], patience).map(|w| w[0]),
+            Err(_) => poll::readable([ended.as_fd()], patience).map(|w| w[0]),
+        };
+        match woken {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => {
+                tracing::error!(%error, "the pool is no longer watched");
+                return;
+            }
+        }
+    }
+}
+
+/// What a look works with.
+#[derive(Debug)]
 pub(super) struct Watch {
-    dm: Dm,
     pool: Arc<Pool>,
-    growth: Option<Growth>,
-    /// What was logged last: each state of affairs is told once.
-    said: String,
+    devices: Arc<Devices>,
+    growth: Growth,
+    data: Samples,
+    metadata: Samples,
+    /// The highest of [`TOLD`] that was told of.
+    told: u64,
+    report: Report,
 }
 
 impl Watch {
-    pub(super) fn new(pool: Arc<Pool>, growth: Option<Growth>) -> Result<Self> {
-        let dm = Dm::open().map_err(|e| dm_error("watching the pool", e))?;
-        Ok(Self { dm, pool, growth, said: String::new() })
+    pub(super) fn new(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Self {
+        let (data, metadata, report) = Default::default();
+        Self { pool, devices, growth, data, metadata, told: 0, report }
     }
 
-    fn run(&mut self, ended: &PipeReader) {
-        loop {
-            // Armed before the look, so that nothing is missed in between.
-            let armed = self.dm.arm();
-            self.look();
-            let woken = match armed {
-                Ok(()) => poll::readable([ended.as_fd(), self.dm.control()], LOOK).map(|w| w[0]),
-                Err(_) => poll::readable([ended.as_fd()], LOOK).map(|w| w[0]),
-            };
-            match woken {
-                Ok(false) => {}
-                Ok(true) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the pool is no longer watched");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn look(&mut self) {
+    /// Looks, and does what is due; how long the next look may wait.
+    fn look(&mut self) -> Duration {
         let outcome = match self.pool.status() {
-            Ok(status) => self.act_on(&status),
+            Ok(status) => self.act_on(status),
             Err(error) => Err(pool_error("reading the pool's status", error)),
         };
-        match outcome {
-            Ok(state) => self.say(state),
+        let (state, patience) = match outcome {
+            Ok(outcome) => outcome,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                self.say(format!("{error}{}", cause.unwrap_or_default()));
+                (format!("{error}{}", cause.unwrap_or_default()), LOOK)
             }
+        };
+        self.say(state);
+        patience
+    }
+
+    /// Gives room where it is due; says what is wrong, in words that change only when that does.
+    fn act_on(&mut self, mut status: PoolStatus) -> Result<(String, Duration)> {
+        if !status.is_healthy() {
+            return Ok((format!("the pool {} is {}", self.pool.name(), status.condition()), LOOK));
+        }
+        let metadata_low = status.metadata.free() < status.metadata.total / METADATA_PART;
+        let grown = match metadata_low {
+            true => self.grow_metadata(),
+            false => Ok(false),
+        };
+        if matches!(grown, Ok(true)) {
+            status = self.status()?;
+        }
+        let lengthened = self.lengthen(&status);
+        if matches!(lengthened, Ok(true)) {
+            status = self.status()?;
+        }
+        let at_limit = lengthened.is_err() || room::is_exhausted(&status, self.most_blocks());
+        self.sample(&status);
+        let promised = if at_limit { self.devices.promised() / self.block() } else { 0 };
+        let tight = at_limit
+            && (status.mode == PoolMode::OutOfDataSpace || room::is_tight(status.data, promised));
+        self.devices.tighten(tight);
+        if room::is_critical(status.metadata) {
+            self.devices.stop_writers();
+        }
+        grown?;
+        lengthened?;
+        let state = self.state(&status, tight, metadata_low);
+        let close = at_limit && 4 * status.data.free() < status.data.total
+            || room::is_critical(status.metadata);
+        Ok((state, if close { CLOSE_LOOK } else { LOOK }))
+    }
+
+    fn state(&self, status: &PoolStatus, tight: bool, metadata_low: bool) -> String {
+        let name = self.pool.name();
+        match () {
+            () if room::is_critical(status.metadata) => format!(
+                "the metadata of the pool {name} is all but full: writing was stopped; remove snapshots or grow it"
+            ),
+            () if status.mode == PoolMode::OutOfDataSpace => {
+                format!("the pool {name} is out of data space: remove snapshots or grow it")
+            }
+            () if tight => format!(
+                "the pool {name} is full but for a reserve: snapshots can be read and removed, not grow; remove some or grow the pool"
+            ),
+            () if metadata_low => format!("the pool {name} is low on metadata space"),
+            () => String::new(),
         }
     }
 
-    /// Grows what is low; says what is wrong, in words that change only when that does.
-    fn act_on(&self, status: &PoolStatus) -> Result<String> {
-        if !status.is_healthy() {
-            return Ok(format!("the pool {} is {}", self.pool.name(), status.condition()));
+    fn status(&self) -> Result<PoolStatus> {
+        self.pool.status().map_err(|e| pool_error("reading the pool's status", e))
+    }
+
+    fn block(&self) -> u64 {
+        self.pool.table().block.bytes()
+    }
+
+    /// All the data blocks that there can be for the pool.
+    fn most_blocks(&self) -> u64 {
+        let most = self.growth.files.as_ref().map_or(0, |files| files.data_most);
+        self.growth.data_device.map_or(0, |device| device.max(most)) / self.block()
+    }
+
+    fn sample(&mut self, status: &PoolStatus) {
+        let (now, block) = (Instant::now(), self.block());
+        self.data.add(now, status.data.used * block);
+        self.metadata.add(now, status.metadata.used * METADATA_BLOCK);
+        let most = self.most_blocks().max(status.data.total) * block;
+        let free = most.saturating_sub(status.data.used * block);
+        self.report.most = most;
+        self.report.device = self.growth.data_device.unwrap_or(0) / block * block;
+        self.report.data = self.data.pace(free);
+        let metadata = status.metadata.free() * METADATA_BLOCK;
+        // A file's is doubled as long as there is room below.
+        let more =
+            self.growth.files.as_ref().map_or(0, |_| {
+                METADATA_MOST.saturating_sub(status.metadata.total * METADATA_BLOCK)
+            });
+        self.report.metadata = self.metadata.pace(metadata + more);
+        self.tell_level(100 * status.data.used * block / most.max(1));
+    }
+
+    /// Warns on the way up, once a level.
+    fn tell_level(&mut self, percent: u64) {
+        let level = TOLD.into_iter().rfind(|&level| percent >= level).unwrap_or(0);
+        if level > self.told {
+            let (pool, filling) = (self.pool.name(), self.report.data.to_string());
+            tracing::warn!(pool, percent, filling, "the pool is getting full");
         }
-        let table = self.pool.live_table().map_err(|e| pool_error("looking at the pool", e))?;
-        let metadata_low = status.metadata.free() < status.metadata.total / METADATA_PART;
-        let data_low = status.data.free() <= table.low_water_blocks;
-        let metadata_grew = metadata_low && self.grow_metadata(&table)?;
-        let data_grew = data_low && self.grow_data(table)?;
-        Ok(match () {
-            () if status.mode == PoolMode::OutOfDataSpace && !data_grew => {
-                format!("the pool {} is out of data space", self.pool.name())
-            }
-            () if data_low && !data_grew => {
-                format!("the pool {} is low on data space", self.pool.name())
-            }
-            () if metadata_low && !metadata_grew => {
-                format!("the pool {} is low on metadata space", self.pool.name())
-            }
-            () => String::new(),
-        })
+        // A little below counts as still there, so that a level isn't told of again and again.
+        if level > self.told || percent + 3 < self.told {
+            self.told = level;
+        }
     }
 
     /// Whether it grew.
-    pub(super) fn grow_metadata(&self, table: &PoolTable) -> Result<bool> {
-        let Some(growth) = &self.growth else { return Ok(false) };
-        let bytes = growth.metadata.len()?;
+    pub(super) fn grow_metadata(&self) -> Result<bool> {
+        let Some(files) = &self.growth.files else { return Ok(false) };
+        let bytes = files.metadata.len()?;
         let wanted = bytes.saturating_mul(2).min(METADATA_MOST);
         if wanted <= bytes {
             return Ok(false);
         }
-        growth.metadata.grow_to(wanted)?;
-        self.pool.reload(table).map_err(|e| pool_error("growing the pool's metadata", e))?;
+        files.metadata.grow_to(wanted)?;
+        let table = self.live_table()?;
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        loaded.map_err(|e| pool_error("growing the pool's metadata", e))?;
         tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool's metadata has grown");
         Ok(true)
     }
 
-    /// Whether it grew.
-    fn grow_data(&self, mut table: PoolTable) -> Result<bool> {
-        let Some(growth) = &self.growth else { return Ok(false) };
-        let bytes = growth.data.len()?;
-        let wanted = (bytes + (bytes / 4).max(LEAST_STEP)).min(growth.data_most);
-        let length = wanted / table.block.bytes() * table.block.0;
-        if length <= table.length.0 {
+    /// Gives the pool more data blocks when that is due; a pool that can have no more doesn't let writers
+    /// wait for them. Whether it has got some.
+    fn lengthen(&mut self, status: &PoolStatus) -> Result<bool> {
+        let Some(device) = self.growth.data_device else { return Ok(false) };
+        let most = self.most_blocks();
+        let mut length = room::length(status, most);
+        let starved = status.mode == PoolMode::OutOfDataSpace && length > status.data.total;
+        if !room::is_due(status, length) && !starved {
+            if room::is_exhausted(status, most) {
+                self.settle(status)?;
+            }
             return Ok(false);
         }
-        growth.data.grow_to(wanted)?;
-        table.length = Sectors(length);
-        if wanted == growth.data_most {
-            table.when_full = growth.when_full;
+        if length > device / self.block() {
+            let grown = self.grow_file(length * self.block());
+            length = length.min(self.growth.data_device.unwrap_or(device) / self.block());
+            if length <= status.data.total {
+                self.settle(status)?;
+                return grown.map(|()| false);
+            }
         }
-        self.pool.reload(&table).map_err(|e| pool_error("growing the pool", e))?;
-        tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool has grown");
+        let when_full = if length < most { WhenFull::Queue } else { self.growth.when_full };
+        let mut table = self.live_table()?;
+        self.reload(&mut table, status, length, when_full)?;
+        tracing::debug!(
+            pool = self.pool.name(),
+            blocks = length,
+            "the pool has got more of its device"
+        );
         Ok(true)
     }
 
+    /// Nobody waits for what won't come.
+    fn settle(&self, status: &PoolStatus) -> Result<()> {
+        let mut table = self.live_table()?;
+        self.reload(&mut table, status, status.data.total, self.growth.when_full)
+    }
+
+    /// Loads the table with this length, unless it is like that already.
+    fn reload(
+        &self,
+        table: &mut PoolTable,
+        status: &PoolStatus,
+        length: u64,
+        when_full: WhenFull,
+    ) -> Result<()> {
+        let before = table.clone();
+        table.length = Sectors(length * table.block.0);
+        table.when_full = when_full;
+        table.low_water_blocks = match when_full {
+            WhenFull::Queue if length < self.most_blocks() => {
+                (length - status.data.used.min(length)) / 2
+            }
+            _ => length / LOW_WATER_PART,
+        };
+        if (table.length, table.when_full) == (before.length, before.when_full) {
+            return Ok(());
+        }
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(table));
+        loaded.map_err(|e| pool_error("growing the pool", e))
+    }
+
+    /// Makes the data file at least so large, in steps worth their while.
+    fn grow_file(&mut self, least: u64) -> Result<()> {
+        let Some(files) = &self.growth.files else { return Ok(()) };
+        let bytes = files.data.len()?;
+        let wanted = least.max(bytes + (bytes / 4).max(LEAST_STEP)).min(files.data_most);
+        if wanted <= bytes {
+            return Ok(());
+        }
+        files.data.grow_to(wanted)?;
+        self.growth.data_device = Some(wanted);
+        tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool's file has grown");
+        Ok(())
+    }
+
+    fn live_table(&self) -> Result<PoolTable> {
+        self.pool.live_table().map_err(|e| pool_error("looking at the pool", e))
+    }
+
     fn say(&mut self, state: String) {
-        if state == self.said {
+        if state == self.report.state {
             return;
         }
+        let (pool, filling) = (self.pool.name(), self.report.data.to_string());
         match state.is_empty() {
-            true => tracing::info!(pool = self.pool.name(), "the pool has room again"),
-            false => tracing::warn!("{state}"),
+            true => tracing::info!(pool, "the pool has room again"),
+            false => tracing::warn!(filling, "{state}"),
         }
-        self.said = state;
+        self.report.state = state;
     }
 }

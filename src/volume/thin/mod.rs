@@ -10,14 +10,18 @@
 //! identity   the names of our devices
 //! assembly   the pool: found, built, taken down      files: its sparse files on loop devices
 //! keeper     watches how full the pool is, and lets it grow
+//! room       how much may be used, so that data runs out before metadata      pace: how fast it fills
 //! ledger     thin ids, and the witness that pool and store belong together
 //! create     a thin device for a volume
 //! provision  records and the pool together: all about thin ids that needs no active device
 //! faulty     thin ids that are set aside: listed, and tried again on request
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
-//! discard    space of removed volumes, back to the machine
-//! usage      blocks and inodes of a volume's own
+//! handout    thin devices that others have: mounted elsewhere, or in a virtual machine
+//! superblock which filesystem a volume has, how large, how clean
+//! resize     larger volumes
+//! discard    space of removed volumes and removed files, back to the machine
+//! usage      blocks and inodes of a volume's own; whose blocks are whose
 //! reconcile  records against the pool
 //! describe   the lines of `status`
 //! ```
@@ -37,15 +41,19 @@ mod describe;
 mod devices;
 mod discard;
 mod error;
-mod ext4;
 mod faulty;
 mod files;
+mod handout;
 mod identity;
 mod keeper;
 mod ledger;
+mod pace;
 mod probe;
 mod provision;
 mod reconcile;
+mod resize;
+mod room;
+mod superblock;
 mod template;
 mod turns;
 mod usage;
@@ -55,6 +63,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -63,7 +72,9 @@ pub use error::Refusal;
 pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
-use super::{Access, Backend, Capacity, Error, Mounted, Reconciled, Result, Retried};
+use super::{
+    Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result, Retried, Shares,
+};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
@@ -79,7 +90,6 @@ use keeper::Keeper;
 use ledger::Book;
 use provision::Provision;
 use reconcile::thin_id;
-use template::Recipe;
 use usage::Meter;
 
 /// Bytes in a metadata block.
@@ -91,12 +101,11 @@ const SIZE_UNIT: u64 = 4096;
 /// without that leaves everything active for the next start to find.
 pub struct ThinBackend {
     config: ThinConfig,
-    recipe: Recipe,
     nodes: Nodes,
     pool: Arc<Pool>,
     assembly: Assembly,
     book: Book,
-    devices: Devices,
+    devices: Arc<Devices>,
     meter: Meter,
     keeper: Keeper,
     untouched: Untouched,
@@ -126,12 +135,27 @@ impl ThinBackend {
             context: "loading the pool's record".to_owned(),
             source,
         })?;
+        probe::usable(config.filesystem).map_err(|why| {
+            let context = format!("making volumes with {}", config.filesystem.as_str());
+            backend(context, std::io::Error::other(why))
+        })?;
         let (pool, assembly) = Assembly::build(&config, &dm, identity, known.is_some())?;
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
-        let opened = Book::open(ledger, &pool, identity.0, &count, config.force_adopt)
-            .and_then(|book| Ok((book, Keeper::start(pool.clone(), assembly.growth(&config))?)));
+        let plan = mount_plan(&config);
+        let devices =
+            Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
+        devices.adopt(assembly.held());
+        let devices = Arc::new(devices);
+        let opened = devices
+            .adopt_handed_out()
+            .map_err(|e| backend("looking for devices handed out before", e))
+            .and_then(|()| Book::open(ledger, &pool, identity.0, &count, config.force_adopt))
+            .and_then(|book| {
+                let growth = assembly.growth(&config);
+                Ok((book, Keeper::start(pool.clone(), devices.clone(), growth)?))
+            });
         let (book, keeper) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -140,12 +164,7 @@ impl ThinBackend {
                 return Err(error);
             }
         };
-        let plan = mount_plan(&config);
-        let devices =
-            Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
-        devices.adopt(assembly.held());
         Ok(Self {
-            recipe: Recipe::new(&config),
             nodes,
             meter: Meter::default(),
             keeper,
@@ -170,16 +189,6 @@ impl ThinBackend {
     /// Runs what needs records and the pool, but no active device.
     fn provision<T>(&self, work: impl FnOnce(Provision<'_>) -> T) -> T {
         work(Provision { pool: &self.pool, book: &self.book, existing: &|| self.existing() })
-    }
-
-    /// What a volume's usage is measured against: its origin, or the template of its size.
-    fn base_of(&self, volume: &Volume, origin: Option<&Volume>) -> Result<Option<(ThinId, u64)>> {
-        if let Some(origin) = origin {
-            return Ok(Some((thin_id(origin)?, origin.size)));
-        }
-        let record = self.book.record();
-        let template = self.recipe.find(&record.templates, volume.size);
-        Ok(template.and_then(|t| Some((ThinId::new(t.thin_id)?, t.size))))
     }
 
     /// Inodes in use on a volume.
@@ -221,6 +230,19 @@ impl Backend for ThinBackend {
         self.create_volume(id, origin, size)
     }
 
+    fn create_formatted(
+        &self,
+        id: VolumeId,
+        filesystem: &str,
+        size: Option<u64>,
+    ) -> Result<Volume> {
+        let found = Filesystem::from_name(filesystem).ok_or_else(|| {
+            let context = format!("making volume {id} with filesystem {filesystem:?}");
+            Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() }
+        })?;
+        self.create_on(id, None, found, size)
+    }
+
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {
         let thin = thin_id(volume)?;
         if access == Access::ReadWrite {
@@ -235,8 +257,27 @@ impl Backend for ThinBackend {
         Ok(mounted)
     }
 
+    fn has_sizes(&self) -> bool {
+        true
+    }
+
+    fn resize(&self, volume: &Volume, mounted: Option<&Mounted>) -> Result<()> {
+        self.resize_volume(volume, mounted)
+    }
+
+    fn trim(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        self.trim_volume(volume, mounted)
+    }
+
+    fn shares(&self, volumes: &[Volume], cancel: &AtomicBool) -> Result<Option<Shares>> {
+        self.shares_of(volumes, cancel).map(Some)
+    }
+
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
         let thin = thin_id(volume)?;
+        if self.config.trim_on_commit {
+            self.trim_if_worth_it(volume, mounted);
+        }
         self.devices
             .seal(thin, &mounted.root)
             .map_err(|e| volume_error(volume.id, "sealing", e))?;
@@ -277,6 +318,7 @@ impl Backend for ThinBackend {
     fn destroy(&self, volume: &Volume) -> Result<()> {
         let thin = thin_id(volume)?;
         self.book.keep_out(thin);
+        self.take_back(volume, Duration::ZERO)?;
         self.devices.deactivate(thin).map_err(|e| volume_error(volume.id, "deactivating", e))?;
         self.discard(volume, thin);
         let deleted = self
@@ -296,14 +338,11 @@ impl Backend for ThinBackend {
         cancel: &AtomicBool,
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
-        let base = self.base_of(volume, origin)?;
-        let blocks = self.meter.exclusive_blocks(
-            &self.pool,
-            &self.nodes,
-            thin,
-            base.map(|b| b.0),
-            cancel,
-        )?;
+        if self.devices.written_elsewhere(thin).is_some() {
+            self.meter.forget(thin); // nobody tells us of what is written there
+        }
+        let base = self.base_of(volume, origin, cancel)?;
+        let blocks = self.own_blocks(thin, base.map(|b| b.0), cancel)?;
         let size = blocks.ok_or(Error::Missing(volume.id))? * self.pool.table().block.bytes();
         let used = self.used_inodes(volume.id, thin, volume.size, mounted)?;
         let inherited = match base {
@@ -317,9 +356,14 @@ impl Backend for ThinBackend {
 
     fn capacity(&self) -> Result<Capacity> {
         let status = self.status()?;
+        let report = self.keeper.report();
         let block_size = self.pool.table().block.bytes();
         Ok(Capacity {
-            total: status.data.total * block_size,
+            // The pool is given its device bit by bit.
+            total: report.device.max(status.data.total * block_size),
+            most: report.most.max(status.data.total * block_size),
+            rate: report.data.bytes_a_second,
+            full_in: report.data.full_in.into_iter().chain(report.metadata.full_in).min(),
             used: status.data.used * block_size,
             block_size,
             metadata_total: status.metadata.total * METADATA_BLOCK,
@@ -328,7 +372,11 @@ impl Backend for ThinBackend {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.provision(|provision| provision.reconcile(known))
+        self.provision(|provision| provision.reconcile(known, false))
+    }
+
+    fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
+        self.provision(|provision| provision.reconcile(known, true))
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
@@ -352,19 +400,55 @@ impl Backend for ThinBackend {
         self.try_again(ids)
     }
 
+    fn has_block_devices(&self) -> bool {
+        true
+    }
+
+    fn hand_out(&self, volume: &Volume, access: Access) -> Result<BlockDevice> {
+        let thin = thin_id(volume)?;
+        if access == Access::ReadWrite {
+            self.untouched.written(thin);
+        }
+        let path = self
+            .devices
+            .hand_out(thin, Sectors::in_bytes(volume.size), access)
+            .map_err(|e| volume_error(volume.id, "handing out", e))?;
+        let words = self.devices.mount_words(&path);
+        let (filesystem, options) = words.map_err(|e| volume_error(volume.id, "handing out", e))?;
+        Ok(BlockDevice { path, filesystem, options })
+    }
+
+    fn is_handed_out(&self, volume: &Volume) -> bool {
+        thin_id(volume).is_ok_and(|thin| self.devices.is_handed_out(thin))
+    }
+
+    fn take_back(&self, volume: &Volume, patience: Duration) -> Result<()> {
+        let thin = thin_id(volume)?;
+        if !self.devices.is_handed_out(thin) {
+            return Ok(());
+        }
+        self.meter.forget(thin);
+        let taken = self.devices.take_back(thin, patience);
+        taken.map_err(|e| volume_error(volume.id, "taking back", e))
+    }
+
     fn stop(&self) -> Result<()> {
         self.keeper.stop();
         self.devices
             .deactivate_all()
             .map_err(|e| backend("deactivating what is still active", e))?;
-        self.assembly.take_down()
+        let handed_out = self.devices.take_back_all(Duration::ZERO);
+        let open = handed_out.map_err(|e| backend("taking back what was handed out", e))?;
+        if open.is_empty() {
+            return self.assembly.take_down();
+        }
+        tracing::warn!(devices = ?open, "somebody has these block devices open: they stay active, and so does the pool, until the next start");
+        Ok(())
     }
 }
 
 fn mount_plan(config: &ThinConfig) -> MountPlan {
-    let own = config.filesystem.mount_options().iter().map(|&o| o.to_owned());
-    let options = own.chain(config.mount_options.iter().cloned()).collect();
-    MountPlan { filesystem: config.filesystem.as_str(), options }
+    MountPlan { filesystem: config.filesystem, options: config.mount_options.clone() }
 }
 
 /// Rounds a size up to whole filesystem blocks.

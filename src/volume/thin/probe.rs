@@ -28,8 +28,12 @@ pub fn available() -> Result<(), String> {
         let (major, minor, patch) = version;
         return Err(format!("the kernel's thin-pool target is too old ({major}.{minor}.{patch})"));
     }
-    let filesystem = Filesystem::Ext4;
-    mount::probe(filesystem.as_str()).map_err(|e| format!("{e}: {}", e.source))?;
+    usable(Filesystem::Ext4)
+}
+
+/// Whether volumes can have this filesystem here, and if not, why.
+pub(super) fn usable(filesystem: Filesystem) -> Result<(), String> {
+    mount::probe(filesystem.driver()).map_err(|e| format!("{e}: {}", e.source))?;
     mkfs_is_installed(filesystem)
 }
 

@@ -6,17 +6,14 @@ use std::collections::BTreeSet;
 
 use super::error::pool_error;
 use super::ledger::Book;
-use super::odd;
 use super::reconcile::{self, Findings, thin_id};
+use super::{odd, room};
 use crate::thin::ThinId;
 use crate::thin::pool::{self, Pool};
-use crate::thin::status::{PoolMode, PoolStatus};
+use crate::thin::status::PoolMode;
 use crate::types::{Backing, Template, Volume, VolumeId, VolumeState};
 use crate::volume::{Error, Reconciled, Result};
 
-/// Free metadata blocks that only removals may use: a 64th, within these bounds. A pool whose
-/// metadata is full does nothing at all any more.
-const METADATA_RESERVE: (u64, u64) = (64, 8192);
 /// Free data blocks that only volumes that exist may use: a 128th, within these bounds. What is
 /// prepared could not be written.
 const DATA_RESERVE: (u64, u64) = (1, 4096);
@@ -89,7 +86,7 @@ impl Provision<'_> {
         let status =
             self.pool.check_healthy().map_err(|e| pool_error("looking for room in the pool", e))?;
         let name = self.pool.name();
-        let reserve = metadata_reserve(&status);
+        let reserve = room::creation_reserve(status.metadata);
         if status.metadata.free() <= reserve {
             return Err(Error::NoSpace(format!(
                 "the metadata of the pool {name} is full but for a reserve of {reserve} blocks; remove snapshots or grow it"
@@ -114,11 +111,12 @@ impl Provision<'_> {
     /// At a start, before anything else:
     ///
     /// 1. a pool that somebody else uses, too, is refused, and nothing is changed;
-    /// 2. what no record names is deleted; after a forced adoption it is set aside instead;
+    /// 2. what no record names is deleted, or counted and kept; after a forced adoption it is set
+    ///    aside instead;
     /// 3. templates that are gone are forgotten.
     ///
     /// After a crash in here the next start does the rest.
-    pub(super) fn reconcile(self, known: &[Volume]) -> Result<Reconciled> {
+    pub(super) fn reconcile(self, known: &[Volume], keep: bool) -> Result<Reconciled> {
         let mut findings = self.compare(known)?;
         if self.book.sets_aside(!findings.foreign.is_empty()) {
             self.set_strangers_aside(&mut findings)?;
@@ -127,7 +125,11 @@ impl Provision<'_> {
         for volume in known {
             self.book.keep_out(thin_id(volume)?);
         }
-        let reaped = findings.unnamed.iter().filter(|thin| self.delete_unnamed(**thin)).count();
+        let unnamed = &findings.unnamed;
+        let (reaped, kept) = match keep {
+            true => (0, unnamed.len()),
+            false => (unnamed.iter().filter(|thin| self.delete_unnamed(**thin)).count(), 0),
+        };
         if !findings.lost_templates.is_empty() {
             tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
             let gone =
@@ -135,7 +137,7 @@ impl Provision<'_> {
             self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
         }
         let lost = findings.lost.into_iter().map(|(volume, _)| volume).collect();
-        Ok(Reconciled { lost, reaped })
+        Ok(Reconciled { lost, reaped, kept })
     }
 
     fn delete_unnamed(self, thin: ThinId) -> bool {
@@ -159,11 +161,6 @@ impl Provision<'_> {
         }
         self.book.adopted(strangers)
     }
-}
-
-/// Free metadata blocks that only removals may use.
-fn metadata_reserve(status: &PoolStatus) -> u64 {
-    (status.metadata.total / 64).clamp(METADATA_RESERVE.0, METADATA_RESERVE.1)
 }
 
 /// What a `delete` came to. A thin device that is gone already is deleted.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 
 use super::config::{Filesystem, ThinConfig};
-use super::error::{self, Refusal, backend};
+use super::error::{self, DeviceError, Refusal, backend};
 use super::{ThinBackend, odd};
 use crate::crashpoint::{Step, around};
 use crate::thin::{Sectors, ThinId};
@@ -19,9 +19,18 @@ use crate::volume::{Access, Result};
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 impl ThinBackend {
+    /// How empty volumes with this filesystem are made. The operator's options are for the operator's filesystem.
+    pub(super) fn recipe(&self, filesystem: Filesystem) -> Recipe {
+        match filesystem == self.config.filesystem {
+            true => Recipe::new(&self.config),
+            false => Recipe::of(filesystem, &[]),
+        }
+    }
+
     /// The template of empty volumes of `size`, made if need be.
-    pub(super) fn template(&self, size: u64) -> Result<Template> {
-        let find = || self.recipe.find(&self.book.record().templates, size).cloned();
+    pub(super) fn template(&self, filesystem: Filesystem, size: u64) -> Result<Template> {
+        let recipe = self.recipe(filesystem);
+        let find = || recipe.find(&self.book.record().templates, size).cloned();
         if let Some(template) = find() {
             return Ok(template);
         }
@@ -29,30 +38,29 @@ impl ThinBackend {
         if let Some(template) = find() {
             return Ok(template);
         }
-        self.make_template(size)
+        self.make_template(&recipe, size)
     }
 
     /// 1. a thin device, 2. mkfs, 3. an empty root, 4. clean and inactive, 5. the record. A crash before 5 leaves
     ///    an id that nobody names.
-    fn make_template(&self, size: u64) -> Result<Template> {
+    fn make_template(&self, recipe: &Recipe, size: u64) -> Result<Template> {
         let thin = self.create_with(|thin| self.pool.create_thin(thin))?;
         let thin = thin.ok_or_else(|| {
             odd("making a template", "the pool wants an origin for it".to_owned())
         })?;
-        if let Err(error) = self.format(thin, Sectors::in_bytes(size)) {
+        if let Err(error) = self.format(recipe, thin, Sectors::in_bytes(size)) {
             self.undo_template(thin);
             return Err(error);
         }
-        let template =
-            Template { thin_id: thin.get(), size, fingerprint: self.recipe.fingerprint() };
+        let template = Template { thin_id: thin.get(), size, fingerprint: recipe.fingerprint() };
         self.book.change(|record| record.templates.push(template.clone()))?;
         tracing::info!(%thin, size, "made the filesystem that empty volumes start from");
         Ok(template)
     }
 
-    fn format(&self, thin: ThinId, size: Sectors) -> Result<()> {
+    fn format(&self, recipe: &Recipe, thin: ThinId, size: Sectors) -> Result<()> {
         let failed = |e| backend("making the filesystem that empty volumes start from", e);
-        self.devices.with_device(thin, size, |path| self.recipe.make(path)).map_err(failed)??;
+        self.devices.with_device(thin, size, |path| recipe.make(path)).map_err(failed)??;
         let root = self.devices.activate(thin, size, Access::ReadWrite).map_err(failed)?;
         around(Step::EmptyRoot, || empty_the_root(&root))
             .map_err(|e| error::io("emptying a new filesystem's root", e))?;
@@ -78,9 +86,13 @@ pub(super) struct Recipe {
 
 impl Recipe {
     pub(super) fn new(config: &ThinConfig) -> Self {
-        let (program, options) = config.filesystem.mkfs();
+        Self::of(config.filesystem, &config.mkfs_options)
+    }
+
+    fn of(filesystem: Filesystem, more: &[String]) -> Self {
+        let (program, options) = filesystem.mkfs();
         let own = options.iter().map(|&o| o.to_owned());
-        Self { program, options: own.chain(config.mkfs_options.iter().cloned()).collect() }
+        Self { program, options: own.chain(more.iter().cloned()).collect() }
     }
 
     /// Filesystem and options in one line: templates made otherwise are not used.
@@ -129,8 +141,23 @@ pub(super) fn mkfs_is_installed(filesystem: Filesystem) -> std::result::Result<(
     let (program, _) = filesystem.mkfs();
     match find_program(program) {
         Some(_) => Ok(()),
-        None => Err(format!("{program} is not installed (Debian: e2fsprogs)")),
+        None => Err(format!("{program} is not installed (Debian: {})", filesystem.package())),
     }
+}
+
+/// Has e2fsck mend an ext2 that was not unmounted: it has no journal to replay.
+pub(super) fn mend(device: &Path) -> std::result::Result<(), DeviceError> {
+    tracing::info!(device = %device.display(), "checking an ext2 that was not unmounted");
+    let program = find_program("e2fsck").unwrap_or_else(|| "e2fsck".into());
+    let output = Command::new(program).args(["-f", "-p"]).arg(device).stdin(Stdio::null()).output();
+    let context = || format!("checking {} with e2fsck", device.display());
+    let output = output.map_err(|source| DeviceError::Io { context: context(), source })?;
+    // 1 and 2: mended.
+    if output.status.code().is_some_and(|code| code <= 2) {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Err(DeviceError::Io { context: context(), source: io::Error::other(said) })
 }
 
 /// Turns mkfs's root directory into an empty snapshot's: 0755, root's, and without lost+found.

@@ -2,6 +2,7 @@
 
 use super::super::keeper::Watch;
 use super::*;
+use crate::thin::status::PoolMode;
 
 fn growing(rig: &Rig, most: u64) -> ThinConfig {
     let dir = rig.dir.path().join("thin");
@@ -94,8 +95,8 @@ fn in_guest_metadata_doubles_online_and_stays_so() {
     let volume = committed(&backend, 1, None, "file", b"content");
     let before = backend.capacity().unwrap().metadata_total;
     let growth = backend.assembly.growth(&backend.config);
-    let watch = Watch::new(backend.pool.clone(), growth).unwrap();
-    assert!(watch.grow_metadata(&backend.pool.live_table().unwrap()).unwrap());
+    let watch = Watch::new(backend.pool.clone(), backend.devices.clone(), growth);
+    assert!(watch.grow_metadata().unwrap());
     assert_eq!(backend.capacity().unwrap().metadata_total, before * 2);
     drop(watch);
     backend.stop().unwrap();
@@ -106,4 +107,180 @@ fn in_guest_metadata_doubles_online_and_stays_so() {
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
     run(Command::new("thin_check").arg(rig.dir.path().join("thin/metadata.img")));
+}
+
+/// A pool on loop devices that may not grow.
+struct Disks(Vec<(PathBuf, LoopDevice)>);
+
+impl Disks {
+    fn new(rig: &Rig, metadata: u64, data: u64) -> Self {
+        let attach = |(name, bytes)| {
+            let path = rig.dir.path().join(name);
+            File::create(&path).unwrap().set_len(bytes).unwrap();
+            let device = LoopDevice::attach(&path).unwrap();
+            (path, device)
+        };
+        Self([("disk-m", metadata), ("disk-d", data)].map(attach).into())
+    }
+
+    fn config(&self, rig: &Rig) -> ThinConfig {
+        let source = PoolSource::Devices { metadata: self.0[0].1.path(), data: self.0[1].1.path() };
+        ThinConfig { source, ..rig.config() }
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        for (_, device) in &self.0 {
+            let _ = device.detach(Duration::from_secs(5));
+        }
+    }
+}
+
+/// Overwrites one byte in each of many blocks, far apart, synced: the worst pattern for the metadata.
+fn scatter(mounted: &Mounted, file: &str, stride: u64, from: u64) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = File::options().write(true).open(below(mounted, file))?;
+    let length = file.metadata()?.len();
+    for at in (from..length).step_by(stride as usize) {
+        file.write_all_at(b"x", at)?;
+    }
+    file.sync_all()
+}
+
+/// The kernel's metadata-full state ends a pool: only taking it down helps. Thousands of snapshots, each overwritten
+/// here and there, on 2 MiB of metadata that can't grow: creations and writes are refused, the pool stays sound, and
+/// after removals all goes on, in the same process.
+#[test]
+fn in_guest_metadata_never_gets_full_however_hard_one_tries() {
+    let rig = Rig::new();
+    let disks = Disks::new(&rig, 2 * MIB, 1024 * MIB);
+    let ledger = Arc::new(rig.ledger.clone());
+    let backend = ThinBackend::start(disks.config(&rig), ledger).unwrap();
+    let parent = committed(&backend, 1, None, "big", &vec![7; 64 * MIB as usize]);
+    let mut made = Vec::new();
+    for id in 2..3002 {
+        match backend.create(VolumeId(id), Some(&parent), None) {
+            Ok(child) => made.push(child),
+            Err(Error::NoSpace(why)) => {
+                println!("creation {id} refused: {why}");
+                break;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(made.len() >= 1000, "only {} fit", made.len());
+    // Each takes what is its own of the metadata, until there is no more to take; and then some.
+    let (mut refusals, mut least) = (0, u64::MAX);
+    for (round, child) in made.iter().enumerate() {
+        let mounted = match backend.activate(child, Access::ReadWrite) {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                refusals += 1;
+                println!("round {round}: {error:?}");
+                assert!(refusals < 20, "mounting needs no room");
+                continue;
+            }
+        };
+        let written = scatter(&mounted, "big", MIB, round as u64 * 4096 % MIB);
+        drop(mounted);
+        backend.devices.deactivate(thin(child)).unwrap();
+        let status = backend.status().unwrap();
+        assert!(status.is_healthy(), "{} in round {round}", status.condition());
+        least = least.min(status.metadata.free());
+        if let Err(error) = written {
+            let errno = error.raw_os_error();
+            assert!(matches!(errno, Some(libc::ENOSPC | libc::EIO)), "{error:?}");
+            refusals += 1;
+            println!("round {round} refused: {error}, {:?} {:?}", status.metadata, status.data);
+            if refusals == 8 {
+                break;
+            }
+        }
+    }
+    assert!(refusals > 0, "the metadata held {} volumes with all their writes", made.len());
+    println!("{} snapshots, at least {least} metadata blocks free at any time", made.len());
+    let refused = backend.create(VolumeId(4000), Some(&parent), None);
+    assert!(matches!(refused, Err(Error::NoSpace(_))), "{refused:?}");
+    // Removal, reading and listing go on, and then everything does.
+    assert_eq!(backend.existing().unwrap().len(), made.len() + 2);
+    for child in &made {
+        backend.destroy(child).unwrap();
+    }
+    let after = committed(&backend, 5000, Some(&parent), "works", b"again");
+    let mounted = backend.activate(&after, Access::ReadOnly).unwrap();
+    assert!(read(&mounted, "big").unwrap().iter().all(|byte| *byte == 7));
+    backend.deactivate(&after, mounted).unwrap();
+    assert_eq!(backend.status().unwrap().mode, PoolMode::ReadWrite);
+    backend.stop().unwrap();
+    run(Command::new("thin_check").arg(&disks.0[0].0));
+}
+
+/// Writing without pause into a pool at its limit: the `write` is refused, not only the fsync long after it, and what
+/// was promised before finds its place.
+#[test]
+fn in_guest_a_pool_at_its_limit_refuses_the_write_itself_and_lets_go_after_a_removal() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let ballast = committed(&backend, 1, None, "ballast", &vec![7; 100 * MIB as usize]);
+    let volume = backend.create(VolumeId(2), None, Some(2048 * MIB)).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    let mut file = File::create(below(&mounted, "big")).unwrap();
+    let chunk = vec![7; MIB as usize];
+    let mut written = 0;
+    let refused = loop {
+        assert!(written < 600, "512 MiB hold everything");
+        if let Err(error) = file.write_all(&chunk) {
+            break error;
+        }
+        written += 1;
+        if written % 8 == 0 {
+            file.sync_data().unwrap();
+            backend.keeper.look();
+        }
+    };
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "after {written} MiB");
+    file.sync_all().expect("what was written before finds its place");
+    let report = backend.keeper.report();
+    assert!(report.state.contains("full but for a reserve"), "{}", report.state);
+    assert!(backend.status().unwrap().data.free() > 0, "the reserve is there");
+    // Reading, overwriting and removing files go on.
+    assert!(std::fs::read(below(&mounted, "big")).unwrap().iter().all(|byte| *byte == 7));
+    drop(file);
+    std::fs::remove_file(below(&mounted, "big")).unwrap();
+    let refused = backend.create(VolumeId(3), None, None);
+    backend.destroy(&ballast).unwrap();
+    backend.trim(&volume, &mounted).unwrap();
+    backend.keeper.look();
+    assert_eq!(backend.keeper.report().state, "", "and it is over: {refused:?}");
+    write(&mounted, "again", &vec![1; 32 * MIB as usize]);
+    File::open(below(&mounted, "again")).unwrap().sync_all().unwrap();
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_pool_gets_all_of_its_device_and_tells_how_it_fills() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let first = backend.status().unwrap().data.total * backend.pool.table().block.bytes();
+    assert!(first < 512 * MIB, "it begins with what its metadata can map: {}", first / MIB);
+    assert_eq!(backend.capacity().unwrap().total, 512 * MIB, "but has all of it");
+    let volume = backend.create(VolumeId(1), None, Some(1024 * MIB)).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    let began = Instant::now();
+    for file in 0..12 {
+        fill(&mounted, &file.to_string(), 32 * MIB).unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    println!("384 MiB in {:?}: {}", began.elapsed(), backend.keeper.report().data);
+    backend.keeper.look();
+    let capacity = backend.capacity().unwrap();
+    assert!(capacity.used >= 384 * MIB && capacity.rate > 0, "{capacity:?}");
+    assert!(capacity.full_in.is_some(), "{capacity:?}");
+    let lines = backend.describe();
+    let line = lines.iter().find(|(name, _)| name == "data fills").unwrap();
+    assert!(line.1.contains("full in about"), "{line:?}");
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
 }

@@ -178,3 +178,4 @@ mod lifecycle;
 mod measures;
 mod pools;
 mod recovery;
+mod space;

@@ -39,7 +39,7 @@ fn in_guest_a_crash_between_create_snap_and_record_leaves_no_thin_device() {
     let lines = backend.check(std::slice::from_ref(&kept)).unwrap();
     assert_eq!(lines.len(), 1, "{lines:?}");
     let reconciled = backend.reconcile(std::slice::from_ref(&kept)).unwrap();
-    assert_eq!(reconciled, Reconciled { lost: vec![], reaped: 1 });
+    assert_eq!(reconciled, Reconciled { lost: vec![], reaped: 1, kept: 0 });
     assert_eq!(backend.check(std::slice::from_ref(&kept)).unwrap(), [""; 0]);
     let mounted = backend.activate(&kept, Access::ReadOnly).unwrap();
     assert_eq!(read(&mounted, "a").unwrap(), b"1");
@@ -54,7 +54,7 @@ fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
     let volume = committed(&backend, 7, None, "a", b"1");
     backend.pool.delete(thin(&volume)).unwrap();
     let reconciled = backend.reconcile(std::slice::from_ref(&volume)).unwrap();
-    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(7)], reaped: 0 });
+    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(7)], reaped: 0, kept: 0 });
     let activated = backend.activate(&volume, Access::ReadOnly).unwrap_err();
     assert!(matches!(activated, Error::Missing(VolumeId(7))), "{activated:?}");
     let copied = backend.create(VolumeId(8), Some(&volume), None).unwrap_err();
@@ -158,7 +158,7 @@ fn in_guest_an_older_copy_of_the_metadata_is_refused_and_by_force_what_it_lacks_
     let forced = ThinConfig { force_adopt: true, ..rig.config() };
     let backend = ThinBackend::start(forced.clone(), Arc::new(rig.ledger.clone())).unwrap();
     let reconciled = backend.reconcile(&known).unwrap();
-    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(2)], reaped: 0 });
+    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(2)], reaped: 0, kept: 0 });
     let mounted = backend.activate(&kept, Access::ReadOnly).unwrap();
     assert_eq!(read(&mounted, "a").unwrap(), b"1");
     backend.deactivate(&kept, mounted).unwrap();

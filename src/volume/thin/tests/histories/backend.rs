@@ -128,7 +128,11 @@ impl Backend for OnSimulated {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.provision(|p| p.reconcile(known))
+        self.provision(|p| p.reconcile(known, false))
+    }
+
+    fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
+        self.provision(|p| p.reconcile(known, true))
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {

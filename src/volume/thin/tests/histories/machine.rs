@@ -285,7 +285,7 @@ impl World {
     fn assert_sound(&self) {
         let reaped = self.snapshots().cleanup().unwrap();
         assert_eq!((reaped.failed, reaped.waiting), (vec![], 0));
-        assert_eq!(self.snapshots().check().unwrap(), [""; 0]);
+        assert_eq!(self.snapshots().check().unwrap(), Vec::<String>::new());
         let own = |s: &&reference::Expected| s.kind != Kind::View;
         let templates = self.store().pool().unwrap().expect("recorded").templates.len();
         let volumes = self.reference.values().filter(own).count();

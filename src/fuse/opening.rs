@@ -1,0 +1,149 @@
+//! Regular files opened and closed: which way each is read and written, and that a successor may know it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::convert::entry_out;
+use super::ledger::Record;
+use super::proto::flags::fopen;
+use super::proto::wire::OpenOut;
+use super::proto::{BackingId, Device, Reply, Request};
+use super::serve::{Inner, waited_errno};
+use crate::fs::types::{Caller, Entry, Found, NodeId};
+use crate::fs::{Asked, Opened};
+
+impl Inner {
+    /// A file is open from now on: what the kernel is told, and what a successor is.
+    fn opened(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
+        let out = self.way(opened, asked, reply);
+        if let Some(ledger) = &self.ledger {
+            ledger.record(&Record {
+                handle: out.fh,
+                node: opened.file.node.0,
+                unique: reply.unique(),
+                flags: asked.0.bits(),
+                open_flags: out.open_flags,
+                backing: out.backing_id,
+                spare: 0,
+            });
+        }
+        out
+    }
+
+    /// A file is open that a daemon before this one opened.
+    pub(super) fn reopen(&self, device: &Arc<Device>, record: &Record) -> Result<(), Errno> {
+        let (node, asked) = (NodeId(record.node), Asked(OFlags::from_bits_retain(record.flags)));
+        self.fs.reopen(node, asked, record.handle).map_err(waited_errno)?;
+        let passed = record.backing != 0;
+        self.backings.reopen(node, passed.then_some(|| BackingId::adopt(device, record.backing)));
+        if passed && asked.may_map_writable() {
+            self.fs.begin_bypass(node);
+        }
+        let (fh, open_flags) = (record.handle, record.open_flags);
+        let out = OpenOut { fh, open_flags, backing_id: record.backing };
+        self.opened_before.lock().insert(record.unique, out);
+        Ok(())
+    }
+
+    /// The kernel has closed a file. Erased from the ledger first: a successor would not know whether the
+    /// kernel still has the backing id.
+    pub(super) fn closed(&self, node: NodeId, asked: Asked, handle: u64) {
+        if self.fs.file(handle).is_err() {
+            // Closed by a daemon before this one, which didn't get to say so.
+            return;
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.erase(handle);
+        }
+        let passed = self.backings.close(node);
+        if passed && asked.may_map_writable() {
+            self.fs.end_bypass(node);
+        }
+        self.fs.release(handle);
+    }
+
+    /// The answer to a request that was sent before, if the file is open since then.
+    pub(super) fn answer_opened_before(
+        &self,
+        request: &Request<'_>,
+        reply: Reply,
+    ) -> Option<Reply> {
+        if !request.is_resent() {
+            return Some(reply);
+        }
+        match self.opened_before.lock().remove(&reply.unique()) {
+            Some(out) => {
+                reply.send(&out);
+                None
+            }
+            None => Some(reply),
+        }
+    }
+
+    /// The same for a file that was made by the request.
+    pub(super) fn answer_created_before(
+        &self,
+        request: &Request<'_>,
+        caller: &Caller,
+        reply: Reply,
+    ) -> Option<Reply> {
+        if !request.is_resent() {
+            return Some(reply);
+        }
+        let Some(out) = self.opened_before.lock().remove(&reply.unique()) else {
+            return Some(reply);
+        };
+        let found = self.fs.file(out.fh).and_then(|file| {
+            self.fs.lookup(&Caller { may_wait: true, ..*caller }, file.node, ".".as_ref())
+        });
+        match found.map_err(waited_errno) {
+            Ok(Found::Entry(entry)) => reply.send_both(&entry_out(&entry), &out),
+            Ok(Found::Absent(_)) => reply.error(Errno::STALE),
+            Err(errno) => reply.error(errno),
+        }
+        None
+    }
+
+    /// How an opened file is to be read and written: by the kernel itself if it can.
+    fn way(&self, opened: &Opened, asked: Asked, reply: &Reply) -> OpenOut {
+        let node = opened.file.node;
+        // Past us a file is changed with rights that are the same for all, so not one with privileges.
+        let register = || match opened.file.has_privileges() {
+            true => Err(Errno::PERM),
+            false => BackingId::register(reply.device(), &opened.file.fd),
+        };
+        let Some(backing) = self.backings.open(node, register) else {
+            let open_flags = request_flags(asked);
+            return OpenOut { fh: opened.handle, open_flags, backing_id: 0 };
+        };
+        self.stats.count_passthrough();
+        if asked.may_map_writable() {
+            self.fs.begin_bypass(node);
+        }
+        let open_flags = fopen::NOFLUSH | fopen::PASSTHROUGH;
+        OpenOut { fh: opened.handle, open_flags, backing_id: backing.number() }
+    }
+
+    pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
+        let opened = self.opened(opened, asked, &reply);
+        reply.send(&opened);
+    }
+
+    pub(super) fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: Reply) {
+        let opened = self.opened(opened, asked, &reply);
+        let mut entry = *entry;
+        if opened.open_flags & fopen::PASSTHROUGH != 0 && asked.may_map_writable() {
+            // What is written by way of a mapping outdates them.
+            entry.known.ttl = Duration::ZERO;
+        }
+        reply.send_both(&entry_out(&entry), &opened);
+    }
+}
+
+fn request_flags(asked: Asked) -> u32 {
+    let direct = fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
+    fopen::NOFLUSH | if asked.direct() { direct } else { fopen::KEEP_CACHE }
+}

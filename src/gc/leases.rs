@@ -1,0 +1,146 @@
+//! Leases: what holds resources until it is deleted or expires.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::source::SNAPSHOT;
+use super::{Collector, labels};
+use crate::crashpoint::Step;
+use crate::meta::Batch;
+use crate::snapshot::{Error, LabelUpdate, Result};
+use crate::types::{Labels, Lease, LeaseId, Leased, Namespace, SnapshotKey, check_labels};
+
+impl Collector {
+    /// Makes a lease, under a new id if none is given. It ends at the time in its label
+    /// [`EXPIRE_LABEL`](crate::types::EXPIRE_LABEL), if it has one.
+    pub fn create_lease(
+        &self,
+        ns: &Namespace,
+        id: Option<LeaseId>,
+        labels: Labels,
+    ) -> Result<Lease> {
+        self.refuse_containerds(ns)?;
+        check_labels(&labels)?;
+        let id = id.map_or_else(new_id, Ok)?;
+        let lease = Lease { id, created: SystemTime::now(), labels };
+        let _leases = self.snapshots().change_leases();
+        if self.store().lease(ns, &lease.id)?.is_some() {
+            return Err(Error::Exists { what: "lease", name: lease.id.to_string() });
+        }
+        self.put_lease(ns, lease)
+    }
+
+    /// Changes a lease's labels; so also when it ends.
+    pub fn label_lease(&self, ns: &Namespace, id: &LeaseId, change: LabelUpdate) -> Result<Lease> {
+        let _leases = self.snapshots().change_leases();
+        let old = self.snapshots().existing_lease(ns, id)?;
+        let labels = change.apply(&old.labels);
+        check_labels(&labels)?;
+        self.put_lease(ns, Lease { labels, ..old })
+    }
+
+    fn put_lease(&self, ns: &Namespace, lease: Lease) -> Result<Lease> {
+        let mut batch = Batch::of(Step::StoreLease);
+        batch.put_lease(ns, &lease);
+        self.store().write(batch)?;
+        if let Some(end) = labels::expires(&lease.labels) {
+            self.expires_at(end);
+        }
+        Ok(lease)
+    }
+
+    /// All leases of the namespace, by id.
+    pub fn leases(&self, ns: &Namespace) -> Result<Vec<Lease>> {
+        Ok(self.store().leases(ns)?)
+    }
+
+    /// A lease with all that it holds.
+    pub fn lease(&self, ns: &Namespace, id: &LeaseId) -> Result<(Lease, Vec<Leased>)> {
+        let lease = self.snapshots().existing_lease(ns, id)?;
+        Ok((lease, self.store().held_by(ns, id)?))
+    }
+
+    /// Deletes a lease. What only it held is collected soon; ask for a run and wait for it to have
+    /// it collected now.
+    pub fn delete_lease(&self, ns: &Namespace, id: &LeaseId) -> Result<()> {
+        {
+            let _leases = self.snapshots().change_leases();
+            self.snapshots().existing_lease(ns, id)?;
+            self.delete_lease_locked(ns, id)?;
+        }
+        tracing::info!(%ns, lease = %id, "lease deleted");
+        self.freed(ns);
+        Ok(())
+    }
+
+    /// Deletes a lease if it has ended by now: it may have been renewed since somebody looked.
+    pub(super) fn end_lease(&self, ns: &Namespace, id: &LeaseId, now: SystemTime) -> Result<bool> {
+        let _leases = self.snapshots().change_leases();
+        match self.store().lease(ns, id)? {
+            Some(lease) if labels::has_ended(&lease, now) => {
+                self.delete_lease_locked(ns, id)?;
+                tracing::info!(%ns, lease = %id, "lease expired");
+                Ok(true)
+            }
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    fn delete_lease_locked(&self, ns: &Namespace, id: &LeaseId) -> Result<()> {
+        let mut batch = Batch::of(Step::StoreLease);
+        batch.delete_lease(ns, id, &self.store().held_by(ns, id)?);
+        Ok(self.store().write(batch)?)
+    }
+
+    /// The lease holds a resource from now on, which must exist. Twice is fine.
+    pub fn hold(&self, ns: &Namespace, id: &LeaseId, what: &Leased) -> Result<()> {
+        if what.kind == SNAPSHOT {
+            return self.snapshots().hold_under(ns, id, &SnapshotKey::new(what.id.clone())?);
+        }
+        let source = self.sources().into_iter().find(|source| source.kind() == what.kind);
+        match source.map_or(Ok(None), |source| source.exists(ns, &what.id))? {
+            Some(true) => {}
+            Some(false) => return Err(Error::NotFound(format!("{} {}", what.kind, what.id))),
+            None => {
+                let text =
+                    format!("leases hold snapshots, layers and the like, not a {}", what.kind);
+                return Err(Error::InvalidArgument(text));
+            }
+        }
+        let _leases = self.snapshots().leases_stay();
+        self.snapshots().existing_lease(ns, id)?;
+        let mut batch = Batch::of(Step::StoreLease);
+        batch.hold(ns, id, what);
+        Ok(self.store().write(batch)?)
+    }
+
+    /// The lease holds a resource no longer. Not holding it is fine.
+    pub fn let_go(&self, ns: &Namespace, id: &LeaseId, what: &Leased) -> Result<()> {
+        {
+            let _leases = self.snapshots().change_leases();
+            self.snapshots().existing_lease(ns, id)?;
+            let mut batch = Batch::of(Step::StoreLease);
+            batch.let_go(ns, id, what);
+            self.store().write(batch)?;
+        }
+        self.freed(ns);
+        Ok(())
+    }
+
+    fn refuse_containerds(&self, ns: &Namespace) -> Result<()> {
+        if *ns != self.snapshot_source().never {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!(
+            "namespace {ns} is containerd's, which has leases of its own: use `ctr leases`"
+        )))
+    }
+}
+
+/// An id that nobody else has: the time, and 64 random bits.
+fn new_id() -> Result<LeaseId> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Keyed afresh by the standard library each time.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    Ok(LeaseId::new(format!("{}-{random:016x}", since.as_secs()))?)
+}

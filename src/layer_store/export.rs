@@ -1,0 +1,94 @@
+//! Export: a layer's tar, byte for byte, or a new tar of the difference to a layer below.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicBool;
+
+use super::LayerStore;
+use super::error::{Error, Result};
+use crate::layer::split::{Reassembled, reassemble};
+use crate::layer::{Written, diff_tar};
+use crate::snapshot::Opened;
+use crate::tree::DiffOptions;
+use crate::types::{ChainId, Layer};
+
+/// A layer whose tar can be given back, whatever happens to the layer meanwhile.
+pub(super) struct Source {
+    pub(super) layer: Layer,
+    record: File,
+    opened: Opened,
+}
+
+impl Source {
+    /// Writes the tar.
+    pub(super) fn write(&self, out: impl Write, cancel: &AtomicBool) -> Result<Reassembled> {
+        let record = BufReader::new(&self.record);
+        Ok(reassemble(record, self.opened.pin.root(), out, cancel)?)
+    }
+}
+
+impl LayerStore {
+    pub(super) fn source(&self, chain: &ChainId) -> Result<Source> {
+        let layer = self.existing(chain)?;
+        let record = self.records.open(layer.snapshot)?;
+        let opened = self.snapshots.open(layer.snapshot)?;
+        Ok(Source { layer, record, opened })
+    }
+
+    /// Writes the very bytes that were registered, uncompressed. When the layer's files are no
+    /// longer what was unpacked, it is the error "could not verify layer data".
+    pub fn tar_stream(
+        &self,
+        chain: &ChainId,
+        out: impl Write,
+        cancel: &AtomicBool,
+    ) -> Result<Reassembled> {
+        self.source(chain)?.write(out, cancel)
+    }
+
+    /// Writes a new tar with what `chain` and everything between it and `ancestor` changed;
+    /// without an ancestor, all that is there.
+    pub fn tar_stream_from(
+        &self,
+        chain: &ChainId,
+        ancestor: Option<&ChainId>,
+        out: impl Write,
+        cancel: &AtomicBool,
+    ) -> Result<Written> {
+        let new = self.existing(chain)?;
+        let old = match ancestor {
+            None => None,
+            Some(ancestor) => Some(self.below(chain, &new, ancestor)?),
+        };
+        let old = old.map(|old| self.snapshots.open(old.snapshot)).transpose()?;
+        let new = self.snapshots.open(new.snapshot)?;
+        let empty;
+        let old: BorrowedFd<'_> = match &old {
+            Some(opened) => opened.pin.root(),
+            None => {
+                empty = self.records.empty()?;
+                empty.as_fd()
+            }
+        };
+        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
+        Ok(diff_tar(old, new.pin.root(), options, out, cancel)?)
+    }
+
+    fn below(&self, chain: &ChainId, layer: &Layer, ancestor: &ChainId) -> Result<Layer> {
+        let mut next = layer.parent;
+        while let Some(parent) = next {
+            let layer = self.existing(&parent)?;
+            if parent == *ancestor {
+                return Ok(layer);
+            }
+            next = layer.parent;
+        }
+        Err(Error::NotAncestor { chain: *chain, ancestor: *ancestor })
+    }
+
+    /// Whether a child's filesystem starts as a block-for-block copy of its parent's.
+    pub(super) fn copies_blocks(&self) -> bool {
+        self.snapshots.volumes().backend().name() == "thin"
+    }
+}

@@ -1,0 +1,267 @@
+//! Read-write layers: create, get, size, what changed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, statat};
+
+use super::error::{Error, Result};
+use super::{LayerStore, keys};
+use crate::crashpoint::Step;
+use crate::layer::{self, Limits, Options, Written};
+use crate::meta::Batch;
+use crate::snapshot::locks::Mode;
+use crate::snapshot::{Info, MAX_SIZE_LABEL, Opened};
+use crate::tree::{self, ChangeKind, DiffOptions};
+use crate::types::{ChainId, GivenName, Labels, RwLayer, SnapshotKey, Usage};
+
+/// The storage option that says how large the layer's filesystem is, in bytes.
+const SIZE: &str = "size";
+
+/// What a read-write layer is to be.
+#[derive(Default)]
+pub struct CreateRw<'a> {
+    /// The layer that it stands on; `None`: it starts empty.
+    pub parent: Option<ChainId>,
+    /// Puts files below the given directory, into a layer of their own between parent and
+    /// read-write layer: they don't count as changes of it.
+    pub init: Option<&'a mut dyn FnMut(BorrowedFd<'_>) -> Result<()>>,
+    /// The security label that its user mounts it with; kept for him.
+    pub mount_label: String,
+    /// `size`: most that its filesystem can hold, in decimal bytes (thin backend).
+    pub storage: BTreeMap<String, String>,
+}
+
+/// A read-write layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RwInfo {
+    /// Its name.
+    pub name: GivenName,
+    /// Its record.
+    pub layer: RwLayer,
+    /// The key of its active snapshot in the layers' namespace: what moby calls its mount id.
+    pub key: SnapshotKey,
+}
+
+impl LayerStore {
+    /// Makes a read-write layer, with one reference. Any number can be made at once, on one parent
+    /// too: none waits for another.
+    ///
+    /// After a crash, either all of it is there, or nothing: an init layer without its read-write
+    /// layer goes at the next start.
+    pub fn create_rw(&self, name: &GivenName, create: CreateRw<'_>) -> Result<RwInfo> {
+        let labels = labels(&create.storage)?;
+        let key = keys::rw(name);
+        let parent_key = create.parent.as_ref().map(keys::layer);
+        let mut wanted = vec![(&key, Mode::Exclusive)];
+        wanted.extend(parent_key.iter().map(|key| (key, Mode::Shared)));
+        let _held = self.locks.hold(&self.ns, &wanted);
+        if self.store().rw_layer(name)?.is_some() {
+            return Err(Error::RwExists(name.to_string()));
+        }
+        if let Some(parent) = &create.parent {
+            self.existing(parent)?;
+        }
+        let init = match create.init {
+            None => None,
+            Some(init) => Some(self.make_init(name, parent_key.as_ref(), &labels, init)?),
+        };
+        let layer = RwLayer {
+            parent: create.parent,
+            snapshot: crate::types::SnapshotId(0),
+            init: init.as_ref().map(|init| init.snapshot.id),
+            mount_label: create.mount_label,
+            storage: create.storage,
+            references: 1,
+            created: SystemTime::now(),
+        };
+        let below = init.as_ref().map(|init| &init.key).or(parent_key.as_ref());
+        let made = self.put_rw(name, &key, below, labels, layer);
+        if let (Err(_), Some(init)) = (&made, &init) {
+            self.undo(&init.key);
+        }
+        made
+    }
+
+    fn put_rw(
+        &self,
+        name: &GivenName,
+        key: &SnapshotKey,
+        below: Option<&SnapshotKey>,
+        labels: Labels,
+        mut layer: RwLayer,
+    ) -> Result<RwInfo> {
+        self.snapshots.prepare_with(&self.ns, key, below, labels, &mut |info, batch| {
+            layer.snapshot = info.snapshot.id;
+            batch.put_rw_layer(name, &layer);
+        })?;
+        tracing::info!(%name, parent = ?layer.parent, "read-write layer made");
+        Ok(RwInfo { name: name.clone(), layer, key: key.clone() })
+    }
+
+    /// The parent is held meanwhile, so it needs no reference until the batch of the read-write
+    /// layer gives it one; its snapshot has a child.
+    fn make_init(
+        &self,
+        name: &GivenName,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+        init: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<Info> {
+        let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+        let info =
+            self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
+        let mut initialise = || {
+            let opened = self.snapshots.open(info.snapshot.id)?;
+            let writer = opened.pin.writer().map_err(crate::snapshot::Error::from)?;
+            init(opened.pin.root())?;
+            drop(writer);
+            let name = keys::init(name);
+            let labels = Labels::new();
+            let nothing = &mut |_: &Info, _: &mut Batch| {};
+            Ok(self.snapshots.commit_with(&self.ns, &name, &key, labels, None, nothing)?)
+        };
+        let made: Result<Info> = initialise();
+        if made.is_err() {
+            self.undo(&key);
+        }
+        made
+    }
+
+    fn undo(&self, key: &SnapshotKey) {
+        if let Err(error) = self.snapshots.remove_with(&self.ns, key, &mut |_, _| {}) {
+            tracing::warn!(%error, %key, "an unfinished snapshot is left until the next start");
+        }
+    }
+
+    /// The read-write layer with this name, with one reference more.
+    pub fn get_rw(&self, name: &GivenName) -> Result<RwInfo> {
+        let _held = self.locks.hold(&self.ns, &[(&keys::rw(name), Mode::Exclusive)]);
+        let mut info = self.rw(name)?;
+        info.layer.references = info.layer.references.saturating_add(1);
+        let mut batch = Batch::of(Step::StoreLayer);
+        batch.put_rw_layer(name, &info.layer);
+        self.store().write(batch)?;
+        Ok(info)
+    }
+
+    /// The read-write layer with this name.
+    pub fn rw(&self, name: &GivenName) -> Result<RwInfo> {
+        let layer =
+            self.store().rw_layer(name)?.ok_or_else(|| Error::RwNotFound(name.to_string()))?;
+        Ok(RwInfo { name: name.clone(), layer, key: keys::rw(name) })
+    }
+
+    /// All read-write layers, in the order of their names.
+    pub fn rw_layers(&self) -> Result<Vec<RwInfo>> {
+        let all = self.store().rw_layers()?.into_iter();
+        Ok(all.map(|(name, layer)| RwInfo { key: keys::rw(&name), name, layer }).collect())
+    }
+
+    /// What it holds of its own, without parent and init layer. Where a snapshot starts as a copy of
+    /// files, that is the files that differ.
+    pub fn rw_size(&self, name: &GivenName, cancel: &AtomicBool) -> Result<Usage> {
+        self.rw(name)?;
+        if self.copies_blocks() {
+            return Ok(self.snapshots.usage(&self.ns, &keys::rw(name), cancel)?);
+        }
+        let new = self.rw_pair(name)?.1;
+        let (mut usage, mut seen) = (Usage::default(), HashSet::new());
+        self.rw_changes(name, cancel, &mut |change| {
+            let found = match change.kind {
+                ChangeKind::Deleted => None,
+                // It may have gone again.
+                ChangeKind::Added | ChangeKind::Modified => {
+                    statat(new.pin.root(), change.path, AtFlags::SYMLINK_NOFOLLOW).ok()
+                }
+            };
+            if let Some(stat) = found.filter(|stat| seen.insert(stat.st_ino)) {
+                usage.size += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+                usage.inodes += 1;
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(usage)
+    }
+
+    /// Calls `visit` with each difference from what is below the read-write layer, in path order,
+    /// until it breaks.
+    pub fn rw_changes(
+        &self,
+        name: &GivenName,
+        cancel: &AtomicBool,
+        visit: &mut dyn FnMut(tree::Change<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (old, new) = self.rw_pair(name)?;
+        let empty;
+        let old = match &old {
+            Some(opened) => opened.pin.root(),
+            None => {
+                empty = self.records.empty()?;
+                empty.as_fd()
+            }
+        };
+        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
+        Ok(tree::diff(old, new.pin.root(), options, cancel, visit)?)
+    }
+
+    /// Writes what the read-write layer changed as the tar of a layer, to be registered on its
+    /// parent.
+    pub fn rw_tar_stream(
+        &self,
+        name: &GivenName,
+        out: impl Write,
+        cancel: &AtomicBool,
+    ) -> Result<Written> {
+        let (old, new) = self.rw_pair(name)?;
+        let empty;
+        let old = match &old {
+            Some(opened) => opened.pin.root(),
+            None => {
+                empty = self.records.empty()?;
+                empty.as_fd()
+            }
+        };
+        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
+        Ok(layer::diff_tar(old, new.pin.root(), options, out, cancel)?)
+    }
+
+    /// What is below the read-write layer, and the layer.
+    fn rw_pair(&self, name: &GivenName) -> Result<(Option<Opened>, Opened)> {
+        let RwLayer { parent, init, snapshot, .. } = self.rw(name)?.layer;
+        let below = match (init, parent) {
+            (Some(init), _) => Some(init),
+            (None, Some(parent)) => Some(self.existing(&parent)?.snapshot),
+            (None, None) => None,
+        };
+        let below = below.map(|id| self.snapshots.open(id)).transpose()?;
+        Ok((below, self.snapshots.open(snapshot)?))
+    }
+
+    /// Unpacks a tar below `root`: for an init layer that is given as one.
+    pub fn unpack_into(&self, root: BorrowedFd<'_>, tar: impl Read + Send) -> Result<()> {
+        let (cancel, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let options = Options { limits: Limits::default(), cancel: &cancel, done: &done };
+        layer::apply(root, tar, &mut (), options)?;
+        Ok(())
+    }
+}
+
+fn labels(storage: &BTreeMap<String, String>) -> Result<Labels> {
+    let mut labels = Labels::new();
+    for (option, value) in storage {
+        match option.as_str() {
+            SIZE => labels.insert(MAX_SIZE_LABEL.to_owned(), value.clone()),
+            _ => {
+                return Err(Error::InvalidArgument(format!(
+                    "storage option {option:?} is unknown: there is only {SIZE:?}"
+                )));
+            }
+        };
+    }
+    Ok(labels)
+}

@@ -1,0 +1,99 @@
+//! Read-write layers: options, failures, many at once.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::*;
+use crate::layer_store::{CreateRw, Error};
+use crate::meta::WriteFault;
+
+#[test]
+fn options_and_labels_are_kept_over_a_restart_and_unknown_ones_refused() {
+    let mut rig = Rig::native();
+    let storage = BTreeMap::from([("size".to_owned(), "30000000".to_owned())]);
+    let mount_label = "system_u:object_r:container_file_t:s0:c1,c2".to_owned();
+    let create = CreateRw { mount_label, storage, ..Default::default() };
+    let made = rig.layers().create_rw(&name("web"), create).unwrap();
+    rig.restart();
+    assert_eq!(rig.layers().rw(&name("web")).unwrap(), made);
+    assert_eq!(rig.layers().rw_layers().unwrap(), [made]);
+    for (option, value) in [("siez", "1"), ("size", "much")] {
+        let storage = BTreeMap::from([(option.to_owned(), value.to_owned())]);
+        let create = CreateRw { storage, ..Default::default() };
+        rig.layers().create_rw(&name("other"), create).unwrap_err();
+    }
+    assert_eq!(rig.layers().rw_layers().unwrap().len(), 1);
+    rig.assert_sound();
+}
+
+#[test]
+fn an_init_that_fails_leaves_nothing_and_the_name_free() {
+    let rig = Rig::native();
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let mut fail = |_: BorrowedFd<'_>| Err(Error::InvalidArgument("init".to_owned()));
+    let create = CreateRw { parent: Some(base), init: Some(&mut fail), ..Default::default() };
+    let error = rig.layers().create_rw(&name("web"), create).unwrap_err();
+    assert_eq!(error.to_string(), "init");
+    rig.assert_sound();
+    let mut fine = |_: BorrowedFd<'_>| Ok(());
+    let create = CreateRw { parent: Some(base), init: Some(&mut fine), ..Default::default() };
+    rig.layers().create_rw(&name("web"), create).unwrap();
+    rig.layers().release_rw(&name("web")).unwrap();
+    assert_eq!(rig.release(&base), [base]);
+    rig.assert_sound();
+}
+
+#[test]
+fn a_release_that_fails_takes_its_reference_back() {
+    let mut rig = Rig::native();
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let create = CreateRw { parent: Some(base), ..Default::default() };
+    let made = rig.layers().create_rw(&name("web"), create).unwrap();
+    rig.fixture.store().fail_next_write(WriteFault::Before);
+    rig.layers().release_rw(&name("web")).unwrap_err();
+    assert_eq!(rig.layers().rw(&name("web")).unwrap(), made);
+    // The store takes no more writes until it is opened anew.
+    rig.crash();
+    assert_eq!(rig.layers().rw(&name("web")).unwrap(), made);
+    assert_eq!(rig.layers().layer(&base).unwrap().holders.len(), 2);
+    rig.layers().release_rw(&name("web")).unwrap();
+    assert_eq!(rig.release(&base), [base]);
+    rig.assert_sound();
+}
+
+/// Makes and releases `count` read-write layers on one layer by 32 threads; says how long each half
+/// took.
+pub(super) fn many(rig: &Rig, count: usize) -> [std::time::Duration; 2] {
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let layers = rig.layers();
+    let all = |work: &(dyn Fn(&GivenName) + Sync)| {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 0..32 {
+                scope.spawn(move || {
+                    (thread..count).step_by(32).for_each(|n| work(&name(&format!("rw{n}"))));
+                });
+            }
+        });
+        started.elapsed()
+    };
+    let made = all(&|name| {
+        let create = CreateRw { parent: Some(base), ..Default::default() };
+        layers.create_rw(name, create).unwrap();
+    });
+    assert_eq!(rig.layers().layer(&base).unwrap().holders.len(), count + 1);
+    assert_eq!(rig.release(&base), []);
+    let released = all(&|name| {
+        layers.release_rw(name).unwrap();
+    });
+    assert_eq!(rig.chains(), [], "the last one took the layer with it");
+    rig.assert_sound();
+    [made, released]
+}
+
+#[test]
+fn a_thousand_are_made_and_released_in_parallel() {
+    let rig = Rig::native();
+    let [made, released] = many(&rig, 1000);
+    println!("1,000 read-write layers on one layer: made in {made:?}, released in {released:?}");
+}

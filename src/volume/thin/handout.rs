@@ -1,0 +1,202 @@
+//! Thin devices that others have been handed: they mount them, or give them to a virtual machine.
+//!
+//! ```text
+//!             hand out                       take back, nobody has it open
+//! (nothing) ────────────▶ handed out, /dev/mapper/NAME ────────────────▶ (nothing)
+//!    ▲                       │  ▲ │ take back, somebody has it open: Busy
+//!    │ a clean stop,         │  └─┘
+//!    └─ nobody has it open ──┤
+//!                            └── the daemon dies, or stops while somebody has it open: the device stays, and
+//!                                the next start adopts it
+//! ```
+//! A device that is handed out has a name of its own (`…-b<thin id>`), so the kernel's list of devices is the
+//! record of what is handed out, as durable as the fact. One that may be written is the only device of its volume: the
+//! daemon doesn't mount the same filesystem beside it, which would destroy it. One that is read-only belongs
+//! to a sealed volume, and may be active beside the daemon's own.
+//!
+//! The order of locks is that of [`super::devices`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::devices::{Active, Devices, Result, remove_when_closed};
+use super::error::DeviceError;
+use crate::thin::dm::DevNum;
+use crate::thin::table::Table;
+use crate::thin::{Sectors, ThinId};
+use crate::volume::Access;
+
+/// A device that others may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HandedOut {
+    number: DevNum,
+    access: Access,
+}
+
+impl Devices {
+    /// Makes a device for others and gives its path, which is the same each time. Busy while the volume's
+    /// own mount is in use, if it is for writing.
+    pub(super) fn hand_out(&self, thin: ThinId, size: Sectors, access: Access) -> Result<PathBuf> {
+        let _turn = self.turns.take(thin);
+        let name = self.identity.handout_name(thin);
+        let present = self.handed_out.lock().get(&thin).copied();
+        match present {
+            Some(present) if present.access == access => return self.publish(&name, present),
+            Some(_) => {}
+            None => return self.make(thin, size, access, &name),
+        }
+        // Handed out for the other access: only what nobody uses can change.
+        self.take_back_in_turn(thin, Duration::ZERO)?;
+        self.make(thin, size, access, &name)
+    }
+
+    fn make(&self, thin: ThinId, size: Sectors, access: Access, name: &str) -> Result<PathBuf> {
+        if access == Access::ReadWrite {
+            let present = self.active.lock().remove(&thin);
+            present.map_or(Ok(()), |active| self.close(thin, active))?;
+        }
+        let table = Table::thin(size, self.pool, thin);
+        let steady = self.steady.read();
+        let activated = self.dm.activate(name, &table, access == Access::ReadOnly);
+        drop(steady);
+        let number = match activated {
+            Err(e) if e.errno() == Some(libc::ENODATA) => return Err(DeviceError::Missing(thin)),
+            other => other?,
+        };
+        let handed = HandedOut { number, access };
+        match self.grow_before(size, handed).and_then(|()| self.publish(name, handed)) {
+            Ok(path) => {
+                self.handed_out.lock().insert(thin, handed);
+                tracing::debug!(device = name, ?access, "handed out");
+                Ok(path)
+            }
+            Err(error) => {
+                if let Err(undo) = remove_when_closed(&self.dm, name, self.patience) {
+                    tracing::warn!(device = name, error = %undo, "a device that could not be handed out stays active");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A filesystem that is smaller than its device grows before anybody else has it.
+    fn grow_before(&self, size: Sectors, handed: HandedOut) -> Result<()> {
+        if handed.access == Access::ReadOnly {
+            return Ok(());
+        }
+        let path = self.nodes.path(handed.number).map_err(|source| DeviceError::Io {
+            context: format!("finding a device node for {}", handed.number),
+            source,
+        })?;
+        let active = Active::unmounted(handed.number, path, handed.access);
+        if self.is_smaller(&active, size)? {
+            drop(self.mount(&active, size)?);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, name: &str, handed: HandedOut) -> Result<PathBuf> {
+        self.nodes.publish(handed.number, name).map_err(|source| DeviceError::Io {
+            context: format!("making a device node for {name}"),
+            source,
+        })
+    }
+
+    /// Removes the device that others had. Busy while somebody has it open for longer than `patience`;
+    /// what isn't handed out counts as taken back.
+    pub(super) fn take_back(&self, thin: ThinId, patience: Duration) -> Result<()> {
+        if !self.is_handed_out(thin) {
+            return Ok(());
+        }
+        let _turn = self.turns.take(thin);
+        self.take_back_in_turn(thin, patience)
+    }
+
+    fn take_back_in_turn(&self, thin: ThinId, patience: Duration) -> Result<()> {
+        if !self.is_handed_out(thin) {
+            return Ok(());
+        }
+        let name = self.identity.handout_name(thin);
+        if !remove_when_closed(&self.dm, &name, patience)? {
+            return Err(in_use(&self.nodes.published(&name)));
+        }
+        self.nodes.withdraw(&name);
+        self.handed_out.lock().remove(&thin);
+        tracing::debug!(device = name, "taken back");
+        Ok(())
+    }
+
+    /// Takes back what nobody has open. The names of the others, which stay.
+    pub(super) fn take_back_all(&self, patience: Duration) -> Result<Vec<String>> {
+        let thins: Vec<_> = self.handed_out.lock().keys().copied().collect();
+        let mut left = Vec::new();
+        for thin in thins {
+            match self.take_back(thin, patience) {
+                Ok(()) => {}
+                Err(DeviceError::Busy(_)) => left.push(self.identity.handout_name(thin)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Start: takes over what a former daemon handed out.
+    pub(super) fn adopt_handed_out(&self) -> Result<()> {
+        for name in self.dm.devices()? {
+            let Some(thin) = self.identity.handed_out(&name) else { continue };
+            let Some(info) = self.dm.info(&name)? else { continue };
+            if !info.live {
+                // Killed between creation and first resume: nobody has heard of it.
+                self.dm.remove(&name)?;
+                continue;
+            }
+            let access = if info.read_only { Access::ReadOnly } else { Access::ReadWrite };
+            self.handed_out.lock().insert(thin, HandedOut { number: info.number, access });
+            tracing::info!(
+                device = name,
+                opened = info.open_count,
+                "handed out by a former daemon"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether others have a device of this volume.
+    pub(super) fn is_handed_out(&self, thin: ThinId) -> bool {
+        self.handed_out.lock().contains_key(&thin)
+    }
+
+    /// The path of a device that others may write.
+    pub(super) fn written_elsewhere(&self, thin: ThinId) -> Option<PathBuf> {
+        let writable = |handed: &&HandedOut| handed.access == Access::ReadWrite;
+        self.handed_out.lock().get(&thin).filter(writable)?;
+        Some(self.nodes.published(&self.identity.handout_name(thin)))
+    }
+
+    /// Refuses to activate beside a device that others may write.
+    pub(super) fn check_not_written_elsewhere(&self, thin: ThinId) -> Result<()> {
+        match self.written_elsewhere(thin) {
+            None => Ok(()),
+            Some(path) => {
+                tracing::info!(device = %path.display(), "the directory is closed while the block device is handed out");
+                Err(DeviceError::Busy(format!(
+                    "it is handed out as the block device {}, and can't be read as a directory meanwhile; \
+                     to get the directory back, unmount the device and set the mount form to \"bind\"",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    /// How many are handed out.
+    pub(super) fn handed_out_count(&self) -> usize {
+        self.handed_out.lock().len()
+    }
+}
+
+fn in_use(path: &std::path::Path) -> DeviceError {
+    DeviceError::Busy(format!(
+        "its block device {} is open: unmount it, or stop the virtual machine that has it",
+        path.display()
+    ))
+}
