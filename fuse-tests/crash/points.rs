@@ -171,9 +171,9 @@ fn a_kill_while_unknown_volumes_are_noted_leaves_them_to_be_kept() {
 
 #[test]
 fn a_kill_at_any_point_of_a_command_leaves_it_done_or_to_be_done_again() {
-    let points = steps(Way::Command).into_iter().flat_map(|step| {
-        points_of(step).into_iter().map(move |point| (step, point))
-    });
+    let points = steps(Way::Command)
+        .into_iter()
+        .flat_map(|step| points_of(step).into_iter().map(move |point| (step, point)));
     for (step, point) in points {
         let mut d = Daemon::start();
         let command = set_the_stage(step, &mut d);

@@ -353,7 +353,9 @@ pub(super) struct Labels {
 /// used again and never deleted by itself. --retry deletes the thin devices; exits with code 5 if
 /// one can't be deleted.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  thinfs faulty\n  thinfs faulty --retry 1042\n  thinfs faulty --retry")]
+#[command(
+    after_help = "Examples:\n  thinfs faulty\n  thinfs faulty --retry 1042\n  thinfs faulty --retry"
+)]
 pub(super) struct FaultyArgs {
     /// Delete the thin devices and forget the ids
     #[arg(long)]

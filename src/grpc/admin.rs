@@ -9,10 +9,11 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply,
-    DiffRequest, EventsReply, EventsRequest, FaultyId, FuseRequests, FuseStatus, GcReply, GcRequest, ListReply,
-    ListRequest, MountsReply, MountsRequest, NamespaceStatus, PendingVolume, PrepareRequest, RemoveReply,
-    RemoveRequest, ResizeRequest, RetryFaultyReply, RetryFaultyRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
+    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail,
+    DiffReply, DiffRequest, EventsReply, EventsRequest, FaultyId, FuseRequests, FuseStatus,
+    GcReply, GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus,
+    PendingVolume, PrepareRequest, RemoveReply, RemoveRequest, ResizeRequest, RetryFaultyReply,
+    RetryFaultyRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
     StatusRequest, TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest,
     VolumeStatus, admin_server,
 };

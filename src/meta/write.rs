@@ -205,7 +205,9 @@ impl Store {
                 Ok(std::ops::ControlFlow::Continue(()))
             })?;
         }
-        batch.delete_cf(rows::handle(&self.db, Column::System), System::POOL);
+        for key in [System::POOL, System::KEEPING] {
+            batch.delete_cf(rows::handle(&self.db, Column::System), key);
+        }
         self.db.write(batch).map_err(|source| Error::Write { source })
     }
 }

@@ -7,7 +7,8 @@ use super::{Also, FILESYSTEM_LABEL, Info, MAX_SIZE_LABEL, Snapshots, events};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{
-    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
+    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId,
+    check_labels,
 };
 
 /// What the caller asks for.
