@@ -201,6 +201,14 @@ pub struct Settings {
     /// Device-mapper name of a thin-pool that exists already
     #[arg(long, value_name = "NAME", env = "THINFS_POOL", hide_env_values = true)]
     pool: Option<String>,
+    /// Take a pool that doesn't match the metadata store (thin backend)
+    ///
+    /// For one start, after a pool or a store was brought back from a copy, or one of them is gone
+    /// for good. Snapshots that the pool doesn't have are lost; thin devices that no snapshot names
+    /// are set aside, see `thinfs faulty`. Not for configuration files.
+    #[arg(long)]
+    #[serde(skip)]
+    force_adopt: bool,
     /// Size of an empty snapshot's filesystem on a thin device [default: 10G]
     #[arg(long, value_name = "SIZE", env = "THINFS_VOLUME_SIZE", hide_env_values = true)]
     volume_size: Option<Bytes>,
@@ -277,6 +285,7 @@ impl Settings {
             data_device: self.data_device.or(below.data_device),
             metadata_device: self.metadata_device.or(below.metadata_device),
             pool: self.pool.or(below.pool),
+            force_adopt: self.force_adopt || below.force_adopt,
             volume_size: self.volume_size.or(below.volume_size),
             fs_type: self.fs_type.or(below.fs_type),
             fs_options: self.fs_options.or(below.fs_options),
@@ -331,6 +340,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// What the pool is made of, should the backend be thin.
     pub pool: PoolSource,
+    /// Takes a pool that doesn't match the metadata store.
+    pub force_adopt: bool,
     /// Bytes of an empty snapshot's filesystem on a thin device.
     pub volume_size: u64,
     /// The filesystem of an empty snapshot on a thin device.
@@ -370,6 +381,7 @@ impl TryFrom<Settings> for Config {
             socket: absolute("socket", settings.socket())?,
             backend,
             pool: pool_source(backend, &settings)?,
+            force_adopt: settings.force_adopt,
             volume_size: at_least("volume-size", MIN_VOLUME_SIZE, volume_size)?,
             fs_type: settings.fs_type.unwrap_or_default(),
             fs_options: words(settings.fs_options.as_deref()),

@@ -28,6 +28,7 @@
 //! | module | owns | must not know |
 //! |---|---|---|
 //! | [`types`] | keys, kinds, labels, ids, records as plain data | any I/O |
+//! | [`crashpoint`] | named steps around which a test kills the process; any module may name it | what they do |
 //! | [`sys`] | raw system calls and ioctls: the only unsafe code | what they are for |
 //! | [`tree`] | whole directory trees by descriptor: copy, usage, difference, removal | volumes |
 //! | [`thin`] | the thin-pool: messages, tables, status, its metadata read in process | keys, names, the store |
@@ -48,6 +49,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod crashpoint;
 pub mod daemon;
 pub mod events;
 pub mod fs;

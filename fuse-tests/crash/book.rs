@@ -1,8 +1,8 @@
-//! What is known of every key: kept in memory, and where the whole machine is cut off, in a file of another machine too.
+//! What is known of every key: kept in memory, and where the whole machine is cut off, on a disk that is cut off less.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{LockResult, Mutex, MutexGuard};
 
@@ -30,8 +30,7 @@ type Keys = BTreeMap<String, Known>;
 #[derive(Debug, Default)]
 pub struct Book {
     keys: Mutex<Keys>,
-    /// One line for each note, synced: of a key's lines the last one counts.
-    file: Option<Mutex<File>>,
+    disk: Option<Mutex<Log>>,
 }
 
 impl Book {
@@ -40,39 +39,93 @@ impl Book {
         self.keys.lock()
     }
 
-    /// Writes down what is known of a key; when it returns the file has it.
+    /// Writes down what is known of a key; when it returns the disk has it.
     pub fn note(&self, key: &str, states: &[State], chain: &[String]) {
         let known = Known { states: states.to_vec(), chain: chain.to_vec() };
         let mut keys = self.keys.lock().unwrap();
-        if let Some(file) = &self.file {
-            let mut file = file.lock().unwrap();
-            writeln!(file, "{}", line(key, &known)).unwrap();
-            file.sync_data().unwrap();
+        if let Some(disk) = &self.disk {
+            disk.lock().unwrap().append(key, &known);
         }
         keys.insert(key.to_owned(), known);
     }
 
-    /// What an earlier boot wrote down; nothing if there was none. The last line may be half.
-    pub fn load(path: &Path) -> Book {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let lines =
-            text.lines().filter_map(|line| serde_json::from_str::<(String, Known)>(line).ok());
-        Book { keys: Mutex::new(lines.collect()), file: None }
+    /// What an earlier boot wrote down on a disk; nothing if it is blank.
+    pub fn load(disk: &Path) -> Book {
+        let log = Log::open(disk);
+        Book { keys: Mutex::new(log.read()), disk: None }
     }
 
-    /// Replaces the file by what is known now, and adds to it from here on.
-    pub fn keep_in(&mut self, path: &Path) {
-        let beside = path.with_extension("new");
-        let mut file = File::create(&beside).unwrap();
-        for (key, known) in self.keys.lock().unwrap().iter() {
-            writeln!(file, "{}", line(key, known)).unwrap();
-        }
-        file.sync_all().unwrap();
-        std::fs::rename(&beside, path).unwrap();
-        self.file = Some(Mutex::new(file));
+    /// Writes down what is known now, and what comes to be known from here on.
+    pub fn keep_on(&mut self, disk: &Path) {
+        let mut log = Log::open(disk);
+        log.begin_anew(&self.keys.lock().unwrap());
+        self.disk = Some(Mutex::new(log));
     }
 }
 
-fn line(key: &str, known: &Known) -> String {
-    serde_json::to_string(&(key, known)).unwrap()
+/// A log of notes on a block device, one a block, written past every cache of the guest: what its process handed to the
+/// host before it was killed is there. Each boot uses the other half, and its first block last.
+#[derive(Debug)]
+struct Log {
+    disk: File,
+    generation: u64,
+    next: u64,
+}
+
+/// As O_DIRECT wants it.
+#[repr(C, align(4096))]
+struct Block([u8; 4096]);
+
+/// Blocks in a half.
+const HALF: u64 = 8192;
+
+impl Log {
+    fn open(path: &Path) -> Log {
+        let flags = libc::O_DIRECT | libc::O_DSYNC;
+        let disk = File::options().read(true).write(true).custom_flags(flags).open(path);
+        let mut log = Log { disk: disk.unwrap(), generation: 0, next: 1 };
+        let head = |log: &Log, half| log.block(half * HALF).map_or(0, |(generation, _)| generation);
+        log.generation = head(&log, 0).max(head(&log, 1));
+        log
+    }
+
+    fn read(&self) -> Keys {
+        let start = self.generation % 2 * HALF;
+        let notes = (1..HALF).map_while(|at| {
+            let (generation, text) = self.block(start + at)?;
+            (generation == self.generation).then_some(text)
+        });
+        notes.map(|text| serde_json::from_str::<(String, Known)>(&text).unwrap()).collect()
+    }
+
+    fn begin_anew(&mut self, keys: &Keys) {
+        self.generation += 1;
+        self.next = 1;
+        keys.iter().for_each(|(key, known)| self.append(key, known));
+        self.write(self.generation % 2 * HALF, "");
+    }
+
+    fn append(&mut self, key: &str, known: &Known) {
+        assert!(self.next < HALF, "the log is full");
+        let text = serde_json::to_string(&(key, known)).unwrap();
+        self.write(self.generation % 2 * HALF + self.next, &text);
+        self.next += 1;
+    }
+
+    fn write(&self, at: u64, text: &str) {
+        let mut block = Block([0; 4096]);
+        block.0[..8].copy_from_slice(&self.generation.to_le_bytes());
+        block.0[8..10].copy_from_slice(&u16::try_from(text.len()).unwrap().to_le_bytes());
+        block.0[10..10 + text.len()].copy_from_slice(text.as_bytes());
+        self.disk.write_all_at(&block.0, at * 4096).unwrap();
+    }
+
+    fn block(&self, at: u64) -> Option<(u64, String)> {
+        let mut block = Block([0; 4096]);
+        self.disk.read_exact_at(&mut block.0, at * 4096).unwrap();
+        let generation = u64::from_le_bytes(std::array::from_fn(|i| block.0[i]));
+        let len = usize::from(u16::from_le_bytes([block.0[8], block.0[9]]));
+        let text = String::from_utf8(block.0[10..10 + len].to_vec()).ok()?;
+        (generation > 0).then_some((generation, text))
+    }
 }

@@ -4,7 +4,9 @@
 //! which states its key may be in if the daemon dies now, after the answer which state it is in. After each kill
 //! the daemon is started again and every key is compared with what was written down.
 
+mod adopt;
 mod book;
+mod points;
 mod power;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use book::{Book, Known, State};
 
 /// Many in CI on native, fewer in the slow guest. `THINFS_TEST_KILLS` changes it.
 fn kills() -> usize {
-    let default = if is_thin() { 20 } else { 200 };
+    let default = if is_thin() { 100 } else { 200 };
     std::env::var("THINFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 

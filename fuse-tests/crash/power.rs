@@ -14,8 +14,11 @@ use crate::harness::{Client, Daemon, Options, proc, run, work_dir};
 
 /// `THINFS_TEST_CUTS` changes it.
 fn cuts() -> usize {
-    std::env::var("THINFS_TEST_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+    std::env::var("THINFS_TEST_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
 }
+
+/// The guest's first disk, which the daemon of this test has no use for: its pool is made of files.
+const NOTES: &str = "/dev/ubda";
 
 /// A boot takes some seconds, more on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -105,22 +108,33 @@ fn one_boot() {
     let dir =
         PathBuf::from(std::env::var_os("THINFS_TEST_POWER").expect("the host's test sets it"));
     let boot = std::env::var("THINFS_TEST_BOOT").expect("the host's test sets it");
-    let mut book = Book::load(&dir.join("book"));
-    let mut d = Daemon::start_at(work_dir().join("power"), Options::default());
+    let mut book = Book::load(Path::new(NOTES));
+    let d = Daemon::start_at(work_dir().join("power"), Options::default());
     let mut client = Client::connect(&d.socket());
     eprintln!("boot {boot}: {} keys", book.lock().unwrap().len());
     settle(&d, &mut client, &book, boot.parse().unwrap_or(usize::MAX));
     prune(&mut client, &book);
-    book.keep_in(&dir.join("book"));
+    check_filesystems();
+    book.keep_on(Path::new(NOTES));
     if boot == "last" {
-        assert_eq!(d.stop(), Some(0), "{}", d.log());
-        run("thin_check", [d.root().join("thin/metadata.img")]).ok();
         d.finish();
         return;
     }
     std::fs::write(dir.join(format!("ready-{boot}")), "").unwrap();
     work_until_cut(&d, &book);
     panic!("the workers ended before the power was cut\n{}", d.log());
+}
+
+/// Committed volumes are mounted read-only since their content was compared; no other volume is active yet.
+fn check_filesystems() {
+    let names = std::fs::read_dir("/sys/block").unwrap().flatten().filter_map(|entry| {
+        let name = std::fs::read_to_string(entry.path().join("dm/name")).ok()?;
+        let thin = name.starts_with("thinfs-") && !name.trim_end().ends_with("-pool");
+        thin.then(|| Path::new("/dev").join(entry.file_name()))
+    });
+    for device in names.take(6) {
+        run("e2fsck", ["-fn".as_ref(), device.as_os_str()]).ok();
+    }
 }
 
 fn work_until_cut(d: &Daemon, book: &Book) {

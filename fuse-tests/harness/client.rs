@@ -23,20 +23,43 @@ fn code(status: Status) -> Code {
 impl Client {
     /// Connects to a daemon that listens.
     pub fn connect(socket: &Path) -> Client {
+        Self::try_connect(socket).expect("connect to the daemon")
+    }
+
+    /// Connects to a daemon that may be gone.
+    pub fn try_connect(socket: &Path) -> Option<Client> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let uri = format!("unix://{}", socket.display());
         let endpoint =
             tonic::transport::Endpoint::from_shared(uri).expect("a socket path is a URI");
-        let admin =
-            runtime.block_on(AdminClient::connect(endpoint)).expect("connect to the daemon");
-        Client { runtime, admin }
+        let admin = runtime.block_on(AdminClient::connect(endpoint)).ok()?;
+        Some(Client { runtime, admin })
     }
 
     pub fn prepare(&mut self, key: &str, parent: &str) -> Answer<admin::Snapshot> {
         let request =
             admin::PrepareRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         self.runtime.block_on(self.admin.prepare(request)).map(|r| r.into_inner()).map_err(code)
+    }
+
+    /// Prepares a snapshot with a size of its own.
+    pub fn prepare_sized(&mut self, key: &str, parent: &str, size: u64) -> Answer<admin::Snapshot> {
+        let labels = [("containerd.io/snapshot/max-size".to_owned(), size.to_string())].into();
+        let request = admin::PrepareRequest {
+            key: key.into(),
+            parent: parent.into(),
+            labels,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.admin.prepare(request)).map(|r| r.into_inner()).map_err(code)
+    }
+
+    /// Sets one label.
+    pub fn label(&mut self, key: &str, label: &str, value: &str) -> Answer<admin::Snapshot> {
+        let labels = [(label.to_owned(), value.to_owned())].into();
+        let request = admin::UpdateRequest { key: key.into(), labels, ..Default::default() };
+        self.runtime.block_on(self.admin.update(request)).map(|r| r.into_inner()).map_err(code)
     }
 
     pub fn view(&mut self, key: &str, parent: &str) -> Answer<admin::Snapshot> {
@@ -80,7 +103,13 @@ impl Client {
 
     /// Waits until the reaper has been through once.
     pub fn gc(&mut self) -> admin::GcReply {
-        self.runtime.block_on(self.admin.gc(admin::GcRequest::default())).expect("gc").into_inner()
+        self.try_gc().expect("gc")
+    }
+
+    /// The same of a daemon that may be gone.
+    pub fn try_gc(&mut self) -> Answer<admin::GcReply> {
+        let reply = self.runtime.block_on(self.admin.gc(admin::GcRequest::default()));
+        reply.map(|r| r.into_inner()).map_err(code)
     }
 
     pub fn status(&mut self) -> admin::StatusReply {

@@ -28,7 +28,12 @@ pub struct Daemon {
     dying: Option<Child>,
     /// Set by tests that end the daemon in their own way.
     finished: bool,
+    /// The crash point of the next daemon.
+    armed: Option<String>,
 }
+
+/// What a daemon says when it kills itself.
+const KILLED: &str = "killed at its crash point";
 
 impl Daemon {
     /// Starts a daemon on a fresh root.
@@ -53,9 +58,100 @@ impl Daemon {
     #[track_caller]
     pub fn start_at(root: PathBuf, options: Options) -> Daemon {
         std::fs::create_dir_all(root.join("mnt")).expect("make the mount point");
-        let mut daemon = Daemon { root, options, child: None, dying: None, finished: false };
+        let mut daemon = Self::on(root, options);
         daemon.restart();
         daemon
+    }
+
+    fn on(root: PathBuf, options: Options) -> Daemon {
+        Daemon { root, options, child: None, dying: None, finished: false, armed: None }
+    }
+
+    /// None at all, to take the place of one that was moved away.
+    pub fn nobody() -> Daemon {
+        let mut nobody = Self::on(PathBuf::new(), Options::default());
+        nobody.finished = true;
+        nobody
+    }
+
+    /// Starts a daemon on a fresh root that kills itself at this crash point while it starts.
+    #[track_caller]
+    pub fn start_doomed(point: &str, options: Options) -> Daemon {
+        require_mounts();
+        let root = tempfile::Builder::new().prefix("thinfs-").tempdir_in(work_dir());
+        let root = root.expect("make a root").keep();
+        std::fs::create_dir_all(root.join("mnt")).expect("make the mount point");
+        let mut daemon = Self::on(root, options);
+        assert!(!daemon.start_armed(point), "{point} was not reached\n{}", daemon.log());
+        daemon
+    }
+
+    /// Starts a daemon that kills itself at this crash point. False if it is reached by the start.
+    #[track_caller]
+    pub fn start_armed(&mut self, point: &str) -> bool {
+        assert!(self.child.is_none(), "the daemon still runs");
+        self.armed = Some(point.to_owned());
+        self.child = Some(self.spawn());
+        self.armed = None;
+        self.dying_is_gone();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while UnixStream::connect(self.socket()).is_err() {
+            if self.is_at_its_point() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "neither socket nor death\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// Waits until the daemon has killed itself.
+    #[track_caller]
+    pub fn wait_for_its_point(&mut self, point: &str, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.is_at_its_point() {
+            if Instant::now() >= deadline {
+                // Else whoever waits for its answers would wait for ever.
+                self.kill();
+                panic!("{point} was never reached\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether the daemon has killed itself; it may be stuck in the kernel, as after `kill`.
+    #[track_caller]
+    fn is_at_its_point(&mut self) -> bool {
+        let mut child = self.child.take().expect("the daemon runs");
+        let ended = child.try_wait().expect("wait for the daemon");
+        let pid = child.id();
+        let said = self.log().contains(&format!("{KILLED}, pid {pid},"));
+        match (ended, said) {
+            (None, false) => self.child = Some(child),
+            (Some(status), _) => {
+                use std::os::unix::process::ExitStatusExt;
+                let (signal, log) = (status.signal(), self.log());
+                assert_eq!(signal, Some(9), "the daemon {pid} ended by itself: {status}\n{log}");
+            }
+            (None, true) if gone_within(&mut child, Duration::from_secs(2)) => {}
+            (None, true) => self.dying = Some(child),
+        }
+        self.child.is_none()
+    }
+
+    /// A killed daemon's socket would be taken for the next one's.
+    #[track_caller]
+    fn dying_is_gone(&mut self) {
+        if let Some(mut killed) = self.dying.take() {
+            let gone = gone_within(&mut killed, Duration::from_secs(20));
+            assert!(gone, "the killed daemon is still there\n{}", self.log());
+        }
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("the daemon runs"));
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 
     /// Starts the daemon again on the same root, after `stop` or `kill`.
@@ -63,14 +159,7 @@ impl Daemon {
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the daemon still runs");
         self.child = Some(self.spawn());
-        // Until then its socket would be taken for the new one's.
-        if let Some(mut killed) = self.dying.take() {
-            assert!(
-                gone_within(&mut killed, Duration::from_secs(20)),
-                "the killed daemon is still there\n{}",
-                self.log()
-            );
-        }
+        self.dying_is_gone();
         let deadline = Instant::now() + Duration::from_secs(120);
         while UnixStream::connect(self.socket()).is_err() {
             let child = self.child.as_mut().expect("just set");
@@ -85,6 +174,11 @@ impl Daemon {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The flags of the next daemon.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.options.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
     }
 
     /// The `serve` command of this root, not started.
@@ -118,6 +212,9 @@ impl Daemon {
             .expect("open the log");
         let mut command = self.serve_command();
         command.stdout(log.try_clone().expect("share the log")).stderr(log);
+        if let Some(point) = &self.armed {
+            command.env(thinfs::crashpoint::VARIABLE, point);
+        }
         command.spawn().expect("start thinfs serve")
     }
 

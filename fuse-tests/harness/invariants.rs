@@ -1,4 +1,5 @@
-//! What must hold after every daemon's end: no mount, no loop device, no dm device, no half-made tree.
+//! What must hold after every daemon's end: no mount, no loop device, no dm device, no half-made tree; and a pool's
+//! metadata is sound.
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,10 @@ pub fn nothing_left(root: &Path) {
         .map(|e| e.path())
         .collect();
     assert!(half_made.is_empty(), "half-made trees left: {half_made:?}");
+    let metadata = root.join("thin/metadata.img");
+    if metadata.exists() {
+        run("thin_check", [metadata]).ok();
+    }
 }
 
 /// Lets a killed daemon end that is stuck in its own mount.

@@ -45,6 +45,7 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
                        is not UTF-8
   mounts               a line each: type, source, options
   check                sound, problems, findings and mended [{object, problem, remedy, mendable}]
+  faulty               a line each: thin_id, why; with --retry also gone
   events               a line each: sequence, at, topic, namespace, key, details; or gone {from, to}
   gc                   destroyed, waiting, failed, collected [{namespace, kind, id, why}],
                        stayed [the same], expired, mark_us, sweep_us
@@ -54,7 +55,8 @@ JSON, with --json; sizes in bytes, times in RFC 3339, null where there is nothin
   layer, image, rw     a line each, of what they list, make or remove
   status               version, pid, started, root, mount, socket, containerd_namespace, backend,
                        details, capacity {total, used, block_size, metadata_total, metadata_used, most,
-                       rate, full_in}, namespaces, pending, volumes, gc, activity
+                       rate, full_in}, namespaces, pending, volumes, gc, activity,
+                       faulty [{thin_id, why}], reaper [{volume, tries, state, reason}]
   status --fuse        requests (a count for each kind), synchronous (that somebody waited for),
                        waited (in the threads for what may take long), passthrough (opens of files
                        whose content goes past the daemon)
@@ -117,6 +119,7 @@ pub(super) enum Command {
     Backup(BackupArgs),
     Restore(RestoreArgs),
     Events(EventsArgs),
+    Faulty(FaultyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -341,6 +344,25 @@ pub(super) struct Labels {
     /// A label; can be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+/// Show thin ids that are set aside, and why; with --retry, give back what the pool has under them
+///
+/// A thin id is set aside when the pool has something under it that no record explains: it was taken
+/// when a snapshot was to be made, or it was found when a pool was adopted by force. It is never
+/// used again and never deleted by itself. --retry deletes the thin devices; exits with code 5 if
+/// one can't be deleted.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  thinfs faulty\n  thinfs faulty --retry 1042\n  thinfs faulty --retry"
+)]
+pub(super) struct FaultyArgs {
+    /// Delete the thin devices and forget the ids
+    #[arg(long)]
+    pub(super) retry: bool,
+    /// Thin ids [default: all that are set aside]
+    #[arg(value_name = "ID", requires = "retry")]
+    pub(super) ids: Vec<u32>,
 }
 
 /// Show the daemon: backend, space, namespaces, activated volumes

@@ -59,6 +59,20 @@ pub(super) fn print_status(status: admin::StatusReply, out: &mut Out) -> std::io
     out.table(
         [number("VOLUME"), text("ACCESS"), number("PINS"), number("WRITERS")],
         volumes.collect(),
+    )?;
+    let removed = status.reaper.iter().map(|pending| {
+        let reason = if pending.reason.is_empty() { "-" } else { &pending.reason };
+        [
+            pending.volume.to_string(),
+            pending.state.clone(),
+            pending.tries.to_string(),
+            reason.to_owned(),
+        ]
+    });
+    blank_before(!status.reaper.is_empty(), out)?;
+    out.table(
+        [number("REMOVED"), text("STATE"), number("TRIES"), text("REASON")],
+        removed.collect(),
     )
 }
 
@@ -91,6 +105,10 @@ fn fields(status: &admin::StatusReply, now: std::time::SystemTime) -> Vec<(&str,
     }
     fields.push(("To reclaim", status.pending.to_string()));
     fields.extend(status.gc.as_ref().map(|gc| ("Collected", collected(gc, now))));
+    if !status.faulty.is_empty() {
+        fields
+            .push(("Set aside", format!("{} thin ids, see `thinfs faulty`", status.faulty.len())));
+    }
     let activity = status.activity.unwrap_or_default();
     let since = format!("{} since the start, {} failed", activity.activations, activity.failures);
     fields.push(("Activated", format!("{} (activations: {since})", status.volumes.len())));

@@ -81,6 +81,9 @@ pub enum Error {
         /// How many of them `check --repair` mends.
         mendable: usize,
     },
+    /// Thin ids that couldn't be given back; they have been told already.
+    #[error("{0} thin ids are still set aside")]
+    StillFaulty(usize),
     /// The socket's path can't be an address.
     #[error("the socket path {} is not valid UTF-8", .0.display())]
     SocketPath(PathBuf),
@@ -162,6 +165,7 @@ impl Error {
             Self::Config(_)
             | Self::Unreachable { .. }
             | Self::Several { .. }
+            | Self::StillFaulty(_)
             | Self::SocketPath(_)
             | Self::Read { .. }
             | Self::NoLayers(_)
@@ -184,6 +188,7 @@ impl Error {
             Self::Refused { status, .. } => code_of(status.code()),
             Self::Several { code, .. } => *code,
             Self::Unsound { .. } => ExitCode::Unsound,
+            Self::StillFaulty(_) => ExitCode::Precondition,
             Self::Daemon(_)
             | Self::Command { .. }
             | Self::Ended(_)

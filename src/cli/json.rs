@@ -239,6 +239,10 @@ pub(super) struct Status {
     pub(super) pending: u64,
     /// Volumes that are activated
     pub(super) volumes: Vec<Volume>,
+    /// Thin ids that are set aside
+    pub(super) faulty: Vec<Faulty>,
+    /// Removed volumes that wait for the reaper, one by one
+    pub(super) reaper: Vec<Pending>,
     pub(super) gc: Option<GcStatus>,
     /// How often volumes were activated and deactivated since the start
     pub(super) activity: Activity,
@@ -303,6 +307,26 @@ pub(super) struct Capacity {
     pub(super) full_in: Option<u64>,
 }
 
+/// A thin id that is set aside.
+#[derive(Debug, Serialize)]
+pub(super) struct Faulty {
+    pub(super) thin_id: u32,
+    pub(super) why: String,
+    /// With --retry: it is set aside no more
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gone: Option<bool>,
+}
+
+/// A removed volume that is still there.
+#[derive(Debug, Serialize)]
+pub(super) struct Pending {
+    pub(super) volume: u32,
+    pub(super) tries: u32,
+    /// queued, running, in use, failed
+    pub(super) state: String,
+    pub(super) reason: String,
+}
+
 /// How many snapshots a namespace has of each kind.
 #[derive(Debug, Serialize)]
 pub(super) struct NamespaceCount {
@@ -360,6 +384,8 @@ impl From<admin::StatusReply> for Status {
             namespaces: status.namespaces.into_iter().map(NamespaceCount::from).collect(),
             pending: status.pending,
             volumes: status.volumes.into_iter().map(Volume::from).collect(),
+            faulty: status.faulty.into_iter().map(|f| Faulty::new(f, None)).collect(),
+            reaper: status.reaper.into_iter().map(Pending::from).collect(),
             activity: status.activity.unwrap_or_default().into(),
             gc: status.gc.map(GcStatus::from),
         }
@@ -455,6 +481,19 @@ impl From<admin::VolumeStatus> for Volume {
             pins: volume.pins,
             writers: volume.writers,
         }
+    }
+}
+
+impl Faulty {
+    pub(super) fn new(faulty: admin::FaultyId, gone: Option<bool>) -> Self {
+        Self { thin_id: faulty.thin_id, why: faulty.why, gone }
+    }
+}
+
+impl From<admin::PendingVolume> for Pending {
+    fn from(pending: admin::PendingVolume) -> Self {
+        let admin::PendingVolume { volume, tries, state, reason } = pending;
+        Self { volume, tries, state, reason }
     }
 }
 

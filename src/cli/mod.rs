@@ -10,6 +10,7 @@ mod daemon;
 mod diff;
 mod error;
 mod events;
+mod faulty;
 mod gc;
 mod gc_args;
 mod generate;
@@ -161,6 +162,7 @@ async fn ask(command: Command, client: &mut Client, out: &mut Out<'_>) -> Result
         Command::Check(args) => check::check(args, client, out).await,
         Command::Backup(args) => check::backup(args, client, out).await,
         Command::Events(args) => events::events(args, client, out).await,
+        Command::Faulty(args) => faulty::faulty(args, client, out).await,
         Command::Serve(_) | Command::Completions(_) | Command::Man(_) | Command::Restore(_) => {
             unreachable!("needs no daemon")
         }

@@ -299,6 +299,13 @@ fn a_status() -> admin::StatusReply {
         }],
         pending: 2,
         volumes: vec![admin::VolumeStatus { id: 7, read_only: true, pins: 1, writers: 0 }],
+        faulty: vec![admin::FaultyId { thin_id: 1042, why: "taken".into() }],
+        reaper: vec![admin::PendingVolume {
+            volume: 9,
+            tries: 3,
+            state: "failed".into(),
+            reason: "busy".into(),
+        }],
         gc: Some(admin::GcStatus {
             runs: 4,
             collected: BTreeMap::from([("snapshot".into(), 9)]),
@@ -325,6 +332,7 @@ Backend:    native
 Space:      5 GiB of 10 GiB used (50 %)
 To reclaim: 2
 Collected:  9 in 4 runs, the last 3s ago (mark 1.5 ms, sweep 20.0 ms)
+Set aside:  1 thin ids, see `thinfs faulty`
 Activated:  1 (activations: 20 since the start, 3 failed)
 copies:     reflink
 
@@ -333,6 +341,9 @@ default         1     0         12
 
 VOLUME  ACCESS  PINS  WRITERS
      7  ro         1        0
+
+REMOVED  STATE   TRIES  REASON
+      9  failed      3  busy
 ";
     assert_eq!(text, expected);
 }
@@ -371,6 +382,8 @@ fn status_for_programs_keeps_its_field_names() {
     assert_eq!(status["capacity"]["used"], 5_u64 << 30);
     assert_eq!(status["namespaces"][0]["committed"], 12);
     assert_eq!(status["volumes"][0]["read_only"], true);
+    assert_eq!(status["faulty"][0]["thin_id"], 1042);
+    assert_eq!(status["reaper"][0]["state"], "failed");
 }
 
 #[test]
@@ -487,6 +500,19 @@ fn a_daemon_that_is_not_running_is_told_with_its_socket_and_the_remedy() {
                     help: start it with `thinfs serve`, or name its socket with --socket";
     assert_eq!(error.report(), expected);
     assert_eq!(error.exit_code(), ExitCode::Unreachable);
+}
+
+#[test]
+fn faulty_lists_the_ids_and_why_and_retry_tells_what_became_of_each() {
+    let faulty = |thin_id| admin::FaultyId { thin_id, why: "taken".into() };
+    let text = printed(false, |out| super::faulty::print_faulty(vec![faulty(1042)], out));
+    assert_eq!(text, "THIN ID  WHY\n   1042  taken\n");
+    let reply = || admin::RetryFaultyReply { gone: vec![7], left: vec![faulty(8)] };
+    let text = printed(false, |out| super::faulty::print_retried(reply(), out));
+    assert_eq!(text, "7: gone\n8: still set aside: taken\n");
+    let json = printed(true, |out| super::faulty::print_retried(reply(), out));
+    let lines = "{\"thin_id\":7,\"why\":\"\",\"gone\":true}\n{\"thin_id\":8,\"why\":\"taken\",\"gone\":false}\n";
+    assert_eq!(json, lines);
 }
 
 #[test]

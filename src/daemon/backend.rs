@@ -64,6 +64,7 @@ fn thin_config(config: &Config, root: &Root) -> Result<ThinConfig> {
     Ok(ThinConfig {
         source,
         volume_size: config.volume_size,
+        force_adopt: config.force_adopt,
         filesystem: match config.fs_type {
             FsType::Ext4 => Filesystem::Ext4,
             FsType::Xfs => Filesystem::Xfs,

@@ -8,6 +8,9 @@ pub(super) type Result<T> = std::result::Result<T, Error>;
 /// Why the daemon didn't start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The environment arms a crash point that doesn't exist.
+    #[error(transparent)]
+    CrashPoint(crate::crashpoint::Unknown),
     /// Mounting needs it.
     #[error("the daemon must run as root")]
     NotRoot,
@@ -170,7 +173,8 @@ impl Error {
             | Self::Serve(_)
             | Self::Panicked { .. }
             | Self::Io { .. }
-            | Self::Runtime(..) => None,
+            | Self::Runtime(..)
+            | Self::CrashPoint(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::Pool;
 use crate::volume::thin::{LedgerError, PoolLedger};
@@ -22,8 +23,8 @@ impl PoolLedger for StoreLedger {
         Ok(self.0.pool()?)
     }
 
-    fn save(&self, pool: &Pool) -> Result<(), LedgerError> {
-        let mut batch = Batch::default();
+    fn save(&self, pool: &Pool, step: Step) -> Result<(), LedgerError> {
+        let mut batch = Batch::of(step);
         batch.put_pool(pool);
         Ok(self.0.write(batch)?)
     }
@@ -39,7 +40,7 @@ mod tests {
         let pool = Pool { transaction_id: 7, reserved_end: 1024, ..Pool::default() };
         let ledger = StoreLedger::new(Arc::new(Store::open(dir.path()).unwrap()));
         assert_eq!(ledger.load().unwrap(), None);
-        ledger.save(&pool).unwrap();
+        ledger.save(&pool, Step::LedgerAdopt).unwrap();
         drop(ledger);
         let ledger = StoreLedger::new(Arc::new(Store::open(dir.path()).unwrap()));
         assert_eq!(ledger.load().unwrap(), Some(pool));

@@ -35,6 +35,7 @@ use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
 use crate::config::{Collecting, Config};
+use crate::crashpoint;
 use crate::fuse::Kept;
 use crate::gc::{self, Collector, Mounted};
 use crate::grpc::status::with_causes;
@@ -56,6 +57,9 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Runs the daemon until a signal or a failure ends it.
 pub fn run(config: Config) -> Result<()> {
     limits::check_machine()?;
+    if let Some(point) = crashpoint::arm_from_environment().map_err(Error::CrashPoint)? {
+        tracing::warn!(point, "armed: thinfs will kill itself there");
+    }
     let runtime = Runtime::new().map_err(|source| Error::Runtime("the async runtime", source))?;
     let stop = Stop::new();
     stop.on_signals(&runtime)?;

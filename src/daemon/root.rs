@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::error::{Error, Result, failed};
+use crate::crashpoint::{Step, around};
 
 const LOCK: &str = "thinfs.lock";
 const BACKEND: &str = "backend";
@@ -94,7 +95,7 @@ impl Root {
             fs::rename(&new, &path)?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(failed("write", &path))
+        around(Step::RecordBackend, write).map_err(failed("write", &path))
     }
 }
 

@@ -47,6 +47,7 @@ fn volume_errno(error: &volume::Error) -> Errno {
         volume::Error::NoSpace(_) => Errno::NOSPC,
         volume::Error::Cancelled(_) => Errno::INTR,
         volume::Error::Io { source, .. } => shortage(source).unwrap_or(Errno::IO),
+        volume::Error::NotFaulty(_) => Errno::NOENT,
         volume::Error::Missing(_) | volume::Error::Backend { .. } => Errno::IO,
     }
 }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::source::SNAPSHOT;
 use super::{Collector, labels};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::{Error, LabelUpdate, Result};
 use crate::types::{Labels, Lease, LeaseId, Leased, Namespace, SnapshotKey, check_labels};
@@ -39,7 +40,7 @@ impl Collector {
     }
 
     fn put_lease(&self, ns: &Namespace, lease: Lease) -> Result<Lease> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLease);
         batch.put_lease(ns, &lease);
         self.store().write(batch)?;
         if let Some(end) = labels::expires(&lease.labels) {
@@ -86,7 +87,7 @@ impl Collector {
     }
 
     fn delete_lease_locked(&self, ns: &Namespace, id: &LeaseId) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLease);
         batch.delete_lease(ns, id, &self.store().held_by(ns, id)?);
         Ok(self.store().write(batch)?)
     }
@@ -108,7 +109,7 @@ impl Collector {
         }
         let _leases = self.snapshots().leases_stay();
         self.snapshots().existing_lease(ns, id)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLease);
         batch.hold(ns, id, what);
         Ok(self.store().write(batch)?)
     }
@@ -118,7 +119,7 @@ impl Collector {
         {
             let _leases = self.snapshots().change_leases();
             self.snapshots().existing_lease(ns, id)?;
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreLease);
             batch.let_go(ns, id, what);
             self.store().write(batch)?;
         }

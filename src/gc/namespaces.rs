@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::Collector;
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::{Error, LabelUpdate, Result};
 use crate::types::{Labels, Namespace, NamespaceRecord, check_labels};
@@ -57,7 +58,7 @@ impl Collector {
         if self.store().namespace(ns)?.is_none() {
             return Err(Error::NoSuch { what: "namespace", name: ns.to_string() });
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreNamespace);
         batch.delete_namespace(ns);
         Ok(self.store().write(batch)?)
     }
@@ -83,7 +84,7 @@ impl Collector {
     fn put_namespace(&self, ns: &Namespace, record: NamespaceRecord) -> Result<NamespaceRecord> {
         check_labels(&record.labels)?;
         self.check_policy(ns, &record.labels)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreNamespace);
         batch.put_namespace(ns, &record);
         self.store().write(batch)?;
         self.freed(ns);

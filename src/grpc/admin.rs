@@ -9,15 +9,16 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking, cancellable, stream};
 use super::proto::thinfs::admin::v1::{
-    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail, DiffReply,
-    DiffRequest, EventsReply, EventsRequest, FuseRequests, FuseStatus, GcReply, GcRequest, ListReply,
-    ListRequest, MountsReply, MountsRequest, NamespaceStatus, PrepareRequest, RemoveReply,
-    RemoveRequest, ResizeRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
+    Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail,
+    DiffReply, DiffRequest, EventsReply, EventsRequest, FaultyId, FuseRequests, FuseStatus,
+    GcReply, GcRequest, ListReply, ListRequest, MountsReply, MountsRequest, NamespaceStatus,
+    PendingVolume, PrepareRequest, RemoveReply, RemoveRequest, ResizeRequest, RetryFaultyReply,
+    RetryFaultyRequest, Snapshot, SpaceReply, SpaceRequest, StatRequest, StatusReply,
     StatusRequest, TrimReply, TrimRequest, UpdateRequest, UsageReply, UsageRequest, ViewRequest,
     VolumeStatus, admin_server,
 };
 use super::{Context, convert, diff, events, gc, space, status};
-use crate::snapshot::{self, LabelUpdate};
+use crate::snapshot::{self, LabelUpdate, Pending, PendingState};
 use crate::types::Kind;
 use crate::volume::Access;
 
@@ -258,6 +259,23 @@ impl admin_server::Admin for Admin {
         Ok(Response::new(space.await?))
     }
 
+    #[tracing::instrument(name = "retry faulty", skip_all)]
+    async fn retry_faulty(&self, request: Request<RetryFaultyRequest>) -> Reply<RetryFaultyReply> {
+        let (context, ids) = (Arc::clone(&self.0), request.into_inner().thin_ids);
+        let retried = blocking(move || {
+            let volumes = context.snapshots.volumes();
+            Ok(volumes.backend().retry_faulty(&ids)?)
+        });
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
+        for retried in retried.await? {
+            match retried.failure {
+                None => gone.push(retried.thin_id),
+                Some(why) => left.push(FaultyId { thin_id: retried.thin_id, why }),
+            }
+        }
+        Ok(Response::new(RetryFaultyReply { gone, left }))
+    }
+
     #[tracing::instrument(name = "status", skip_all)]
     async fn status(&self, _: Request<StatusRequest>) -> Reply<StatusReply> {
         let context = Arc::clone(&self.0);
@@ -299,10 +317,27 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
         namespaces: namespaces(context)?,
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
+        faulty: backend.faulty().into_iter().map(faulty_id).collect(),
+        reaper: context.snapshots.reaper_queue().into_iter().map(pending_volume).collect(),
         fuse: Some(fuse_status((context.requests)())),
         activity: Some(activity(volumes.activity())),
         gc: Some(gc::status(context.collector.totals())),
     })
+}
+
+fn faulty_id(faulty: crate::types::FaultyId) -> FaultyId {
+    FaultyId { thin_id: faulty.thin_id, why: faulty.why }
+}
+
+fn pending_volume(pending: Pending) -> PendingVolume {
+    let (state, reason) = match pending.state {
+        PendingState::Queued => ("queued", String::new()),
+        PendingState::Running => ("running", String::new()),
+        PendingState::FilesAreOpen => ("in use", String::new()),
+        PendingState::Failed(reason) => ("failed", reason),
+    };
+    let state = state.to_owned();
+    PendingVolume { volume: pending.volume.0, tries: pending.tries, state, reason }
 }
 
 fn activity(activity: crate::volume::Activity) -> Activity {

@@ -132,6 +132,9 @@ fn told_volume(error: &volume::Error) -> Told {
             remedy: Some("remove snapshots and run `thinfs gc`, or make the pool or disk larger"),
         },
         E::Cancelled(_) => expected(Code::Cancelled, None),
+        E::NotFaulty(_) => {
+            expected(Code::NotFound, Some("list those that are with `thinfs faulty`"))
+        }
         E::Io { .. } | E::Backend { .. } => Told {
             code: Code::Internal,
             level: Level::ERROR,

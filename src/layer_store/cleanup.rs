@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use super::error::Result;
 use super::records::Records;
 use super::{LayerStore, keys};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::locks::Locks;
 use crate::snapshot::{Info, Snapshots};
@@ -107,7 +108,7 @@ impl LayerStore {
     }
 
     fn forget_imports(&self) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLayer);
         let mut found = false;
         for (chain, _) in self.store().layers()? {
             for (holder, _) in self.store().layer_refs(&chain, usize::MAX)? {

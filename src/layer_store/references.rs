@@ -2,6 +2,7 @@
 
 use super::error::{Error, Result};
 use super::{LayerStore, keys};
+use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::snapshot::locks::Mode;
 use crate::types::{ChainId, DiffId, Holder, Layer};
@@ -40,7 +41,7 @@ impl LayerStore {
     /// The layer must be held exclusively, or `holder` be no user: users share one count.
     pub(super) fn add_reference(&self, chain: &ChainId, holder: &Holder) -> Result<()> {
         let count = self.store().layer_ref(chain, holder)?.saturating_add(1);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLayer);
         batch.put_layer_ref(chain, holder, if *holder == Holder::User { count } else { 1 });
         Ok(self.store().write(batch)?)
     }
@@ -68,7 +69,7 @@ impl LayerStore {
         }
         let others = self.store().layer_refs(chain, 2)?.len() > 1;
         if count > 1 || others {
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreLayer);
             batch.put_layer_ref(chain, &Holder::User, count - 1);
             self.store().write(batch)?;
             return Ok(None);

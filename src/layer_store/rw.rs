@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, statat};
 
 use super::error::{Error, Result};
 use super::{LayerStore, keys};
+use crate::crashpoint::Step;
 use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
 use crate::snapshot::locks::Mode;
@@ -142,7 +143,7 @@ impl LayerStore {
         let _held = self.locks.hold(&self.ns, &[(&keys::rw(name), Mode::Exclusive)]);
         let mut info = self.rw(name)?;
         info.layer.references = info.layer.references.saturating_add(1);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLayer);
         batch.put_rw_layer(name, &info.layer);
         self.store().write(batch)?;
         Ok(info)

@@ -3,6 +3,7 @@
 use super::error::Result;
 use super::references::Removed;
 use super::{LayerStore, keys};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::locks::Mode;
 use crate::types::{ChainId, GivenName};
@@ -29,7 +30,7 @@ impl LayerStore {
         let mut layer = self.rw(name)?.layer;
         if layer.references > 1 {
             layer.references -= 1;
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreLayer);
             batch.put_rw_layer(name, &layer);
             self.store().write(batch)?;
             return Ok(None);

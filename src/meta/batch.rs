@@ -6,12 +6,15 @@ use super::columns::{
     Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
 };
 use super::rows::handle;
+use crate::crashpoint::Step;
 use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
 
 /// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
 /// together with all its index rows; later changes win over earlier ones.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// What it is for, where a crash can be tried around it: in all but tests.
+    step: Option<Step>,
     rows: Vec<Row>,
     pub(super) events: Vec<Event>,
 }
@@ -25,6 +28,15 @@ struct Row {
 }
 
 impl Batch {
+    /// An empty batch for this step.
+    pub fn of(step: Step) -> Self {
+        Self { step: Some(step), ..Self::default() }
+    }
+
+    pub(super) fn step(&self) -> Option<Step> {
+        self.step
+    }
+
     /// Adds a snapshot whose key is free.
     pub fn insert_snapshot(&mut self, ns: &Namespace, key: &SnapshotKey, new: &Snapshot) {
         self.put(Column::Snapshots, Snapshots::row_key(ns, key), Snapshots::encode(new));

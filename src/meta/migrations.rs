@@ -13,6 +13,7 @@ use super::columns::{Column, Labels, Snapshots, System};
 use super::error::{Error, Result};
 use super::read::corrupt;
 use super::rows::Moment;
+use crate::crashpoint::{Step, around};
 
 /// One step.
 #[derive(Clone, Copy)]
@@ -51,12 +52,13 @@ pub(super) fn run(db: &DB, found: u32, migrations: &[Migration]) -> Result<()> {
 }
 
 fn step(db: &DB, migration: &Migration) -> Result<()> {
-    let mut batch = Batch::default();
+    let mut batch = Batch::of(Step::StoreMigrate);
     (migration.run)(db, &mut batch)?;
     batch.put(Column::System, System::SCHEMA, System::encode_schema(migration.to));
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    db.write_opt(batch.into_rocksdb(db), &durable).map_err(|source| Error::Write { source })
+    let write = || db.write_opt(batch.into_rocksdb(db), &durable);
+    around(Step::StoreMigrate, write).map_err(|source| Error::Write { source })
 }
 
 /// Ids start at 1: 0 stands for the virtual directories of the FUSE root.

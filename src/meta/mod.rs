@@ -105,7 +105,7 @@ use rocksdb::DB;
 
 /// The store. Cheap to share behind an `Arc`; every method may be called from any thread. Closed
 /// when dropped.
-#[derive(Debug)]
+#[cfg_attr(not(test), derive(Debug))]
 pub struct Store {
     db: DB,
     /// Held only to take a number, and once in 1,024 numbers for a write.
@@ -116,6 +116,8 @@ pub struct Store {
     poison: OnceLock<String>,
     #[cfg(test)]
     fault: Mutex<Option<WriteFault>>,
+    #[cfg(test)]
+    fate: Option<write::Fate>,
     /// Keeps other processes out; after `db`, so that it is released last.
     _lock: File,
 }
@@ -137,6 +139,8 @@ impl Store {
             poison: OnceLock::new(),
             #[cfg(test)]
             fault: Mutex::default(),
+            #[cfg(test)]
+            fate: None,
             _lock: lock,
         })
     }

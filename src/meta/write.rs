@@ -7,6 +7,7 @@ use super::columns::{Column, System};
 use super::committer::{write_beside, write_group};
 use super::error::{Error, Result};
 use super::{Store, rows};
+use crate::crashpoint::{Step, around};
 use crate::types::SnapshotId;
 
 /// How many snapshot ids one synced write reserves.
@@ -64,7 +65,10 @@ impl Store {
     /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
     /// [`Error::may_have_been_written`] tells the two apart.
     pub fn write(&self, batch: Batch) -> Result<()> {
-        match self.committer.commit(batch, |group| self.write_unless_poisoned(group)) {
+        let step = batch.step();
+        // The points are the caller's, on its own thread, whoever writes the group.
+        let write = || self.committer.commit(batch, |group| self.write_unless_poisoned(group));
+        match around_named(step, write) {
             Ok(()) => Ok(()),
             Err(Failed::Poisoned(reason)) => Err(Error::Poisoned { reason }),
             Err(Failed::Write(source)) => Err(Error::Write { source }),
@@ -88,10 +92,28 @@ impl Store {
         if let Some(reason) = self.poisoned() {
             return Err(Error::Poisoned { reason });
         }
-        write_beside(&self.db, batch).map_err(|source| {
+        let step = batch.step();
+        around_named(step, || self.write_beside_groups(batch)).map_err(|source| {
             let _ = self.poison.set(source.to_string());
             Error::Write { source }
         })
+    }
+
+    #[cfg(not(test))]
+    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
+        write_beside(&self.db, batch)
+    }
+
+    #[cfg(test)]
+    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
+        let fault = self.fate.as_ref().and_then(|fate| fate());
+        if fault != Some(WriteFault::Before) {
+            write_beside(&self.db, batch)?;
+        }
+        match fault {
+            Some(_) => Err(an_error()),
+            None => Ok(()),
+        }
     }
 
     #[cfg(not(test))]
@@ -101,7 +123,7 @@ impl Store {
 
     #[cfg(test)]
     fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
-        let fault = self.fault.lock().take();
+        let fault = self.fault.lock().take().or_else(|| self.fate.as_ref()?());
         if fault != Some(WriteFault::Before) {
             write_group(&self.db, &self.tail, group)?;
         }
@@ -137,7 +159,7 @@ impl Store {
             if end > u64::from(u32::MAX) {
                 return Err(Error::IdsExhausted);
             }
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreIds);
             batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(end));
             self.write(batch)?;
             ids.end = end;
@@ -145,6 +167,55 @@ impl Store {
         let id = u32::try_from(ids.next).map_err(|_| Error::IdsExhausted)?;
         ids.next += 1;
         Ok(SnapshotId(id))
+    }
+}
+
+/// Does a write, with the crash points of the step that its batch is for, if it says one.
+fn around_named<T>(step: Option<Step>, write: impl FnOnce() -> T) -> T {
+    match step {
+        Some(step) => around(step, write),
+        None => write(),
+    }
+}
+
+/// Asked at each write, by tests that let everything die at some moment.
+#[cfg(test)]
+pub(super) type Fate = Box<dyn Fn() -> Option<WriteFault> + Send + Sync>;
+
+/// For tests that restart everything above the store thousands of times.
+#[cfg(test)]
+impl Store {
+    /// The store as an open after a crash finds it, without the time that opening files takes.
+    pub(crate) fn revived(self, fate: Fate) -> Result<Self> {
+        Ok(Self {
+            ids: IdRange::load(&self.db)?,
+            poison: Default::default(),
+            fault: Mutex::default(),
+            fate: Some(fate),
+            ..self
+        })
+    }
+
+    /// Empties it of all but its schema. To be revived next.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        let mut batch = rocksdb::WriteBatch::default();
+        for column in Column::ALL.into_iter().filter(|column| *column != Column::System) {
+            rows::Moment::now(&self.db).scan(column, &[], None, &mut |key, _| {
+                batch.delete_cf(rows::handle(&self.db, column), key);
+                Ok(std::ops::ControlFlow::Continue(()))
+            })?;
+        }
+        for key in [System::POOL, System::KEEPING] {
+            batch.delete_cf(rows::handle(&self.db, Column::System), key);
+        }
+        self.db.write(batch).map_err(|source| Error::Write { source })
+    }
+}
+
+#[cfg(test)]
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::error::Result;
 use super::locks::{Held, Mode};
 use super::{Change, Info, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey, Volume, VolumeId};
 
@@ -24,7 +25,6 @@ pub trait Doom {
 }
 
 /// What one batch removes.
-#[derive(Default)]
 struct Removal {
     batch: Batch,
     removed: Vec<Info>,
@@ -45,7 +45,8 @@ impl Snapshots {
         Self::refuse_layers(ns)?;
         let _running = self.running()?;
         let held = self.take_free(ns, doom);
-        let mut removal = Removal::default();
+        let batch = Batch::of(Step::StoreCollect);
+        let mut removal = Removal { batch, removed: Vec::new(), tombstones: Vec::new() };
         for at in self.still_unneeded(ns, doom)? {
             let (namespace, key) = (ns.clone(), doom.key(at).clone());
             let info = Info { namespace, snapshot: self.existing(ns, &key)?, key };

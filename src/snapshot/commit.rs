@@ -7,6 +7,7 @@ use super::error::{Error, Result};
 use super::locks::Mode;
 use super::references::named;
 use super::{Also, Change, Info, Snapshots, events};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -118,7 +119,7 @@ impl Snapshots {
             usage: Some(usage),
             ..active.clone()
         };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreCommit);
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
         batch.publish(events::committed(ns, key, name, &committed));

@@ -4,9 +4,11 @@ use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::{Also, FILESYSTEM_LABEL, Info, MAX_SIZE_LABEL, Snapshots, events};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{
-    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId, check_labels,
+    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotId, SnapshotKey, Volume, VolumeId,
+    check_labels,
 };
 
 /// What the caller asks for.
@@ -134,7 +136,7 @@ impl Snapshots {
             (_, origin) => backend.create(volume, origin, request.size)?,
         };
         let info = request.into_info(id, volume.id);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StorePrepare);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         batch.put_volume(&volume);
@@ -149,7 +151,7 @@ impl Snapshots {
     pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
         let lease = request.lease;
         let info = request.into_info(self.store.next_snapshot_id()?, volume);
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreView);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
         self.write_leased(batch, &info, lease)?;

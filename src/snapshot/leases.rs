@@ -6,6 +6,7 @@ use super::error::{Error, Result};
 use super::locks::Mode;
 use super::references::References;
 use super::{Info, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Lease, LeaseId, Leased, Namespace, SnapshotKey};
 
@@ -39,7 +40,7 @@ impl Snapshots {
         self.existing(ns, key)?;
         let _leases = self.leases_stay();
         self.existing_lease(ns, lease)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLease);
         batch.hold(ns, lease, &Leased::snapshot(key));
         Ok(self.store.write(batch)?)
     }

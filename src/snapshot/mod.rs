@@ -66,7 +66,7 @@ pub use collect::Doom;
 pub(crate) use error::with_causes;
 pub use error::{Error, Result};
 pub use handout::{MOUNT_FORM_LABEL, mount_form};
-pub use reaper::Reaped;
+pub use reaper::{Pending, PendingState, Reaped};
 pub use recover::Recovery;
 pub use repair::Repair;
 pub use references::{Noted, References};

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Snapshots;
 use super::error::{Error, Result, with_causes};
+use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::{Volume, VolumeId};
 use crate::volume::{self, Volumes};
@@ -34,6 +35,30 @@ pub struct Reaped {
     pub failed: Vec<String>,
     /// Volumes that wait for files, or block devices, to be closed.
     pub waiting: usize,
+}
+
+/// A removed volume that is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// How often it has been tried in vain.
+    pub tries: u32,
+    /// Why it is still there.
+    pub state: PendingState,
+}
+
+/// Why a removed volume is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PendingState {
+    /// Its turn hasn't come.
+    Queued,
+    /// It is being destroyed.
+    Running,
+    /// Files of it are open.
+    FilesAreOpen,
+    /// It couldn't be destroyed, for this reason; it is tried again.
+    Failed(String),
 }
 
 /// The queue and its threads.
@@ -121,6 +146,11 @@ impl Reaper {
     /// How many tombstones there are.
     pub(super) fn pending(&self) -> usize {
         self.shared.queue.lock().tombstones.len()
+    }
+
+    /// All tombstones, by volume.
+    pub(super) fn queue(&self) -> Vec<Pending> {
+        self.shared.queue.lock().tombstones.values().map(Tombstone::pending).collect()
     }
 
     /// One line for each volume that couldn't be destroyed so far.
@@ -223,7 +253,7 @@ impl Shared {
             Err(volume::Error::Busy(..)) => return Ok(false),
             destroyed => destroyed?,
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreForget);
         batch.delete_volume(volume.id);
         self.store.write_lazily(batch)?;
         Ok(true)
@@ -300,6 +330,16 @@ impl Queue {
 }
 
 impl Tombstone {
+    fn pending(&self) -> Pending {
+        let state = match &self.left {
+            _ if self.running => PendingState::Running,
+            None => PendingState::Queued,
+            Some(Left::FilesAreOpen) => PendingState::FilesAreOpen,
+            Some(Left::Failed(reason)) => PendingState::Failed(reason.clone()),
+        };
+        Pending { volume: self.volume.id, tries: self.tries, state }
+    }
+
     fn failure(&self) -> Option<String> {
         match &self.left {
             Some(Left::Failed(reason)) => Some(format!("volume {}: {reason}", self.volume.id)),
@@ -328,6 +368,11 @@ impl Snapshots {
     pub fn cleanup(&self) -> Result<Reaped> {
         drop(self.running()?);
         Ok(self.reaper.cleanup())
+    }
+
+    /// What the reaper has to do yet, by volume.
+    pub fn reaper_queue(&self) -> Vec<Pending> {
+        self.reaper.queue()
     }
 
     /// How many removed volumes are yet to be destroyed.

@@ -7,6 +7,7 @@ use super::census::Census;
 use super::reaper::Reaper;
 use super::references::References;
 use super::{Result, Snapshots, locks, usage};
+use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::types::{SnapshotId, Volume, VolumeId, VolumeState};
 use crate::volume::{Reconciled, Volumes};
@@ -92,7 +93,7 @@ fn reconcile(
     let Some(reason) = reason else { return Ok((volumes.backend().reconcile(&known)?, None)) };
     let reconciled = volumes.backend().reconcile_keeping(&known)?;
     if noted.is_none() && reconciled.kept > 0 {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreKeep);
         batch.keep_unnamed(&reason);
         store.write(batch)?;
     }
@@ -110,7 +111,7 @@ fn distrust(store: &Store, volumes: &Volumes, census: &Census) -> Result<Option<
 }
 
 pub(super) fn record_lost(store: &Store, known: &[Volume], lost: &HashSet<VolumeId>) -> Result<()> {
-    let mut batch = Batch::default();
+    let mut batch = Batch::of(Step::StoreLost);
     let mut changed = false;
     for volume in known {
         let state = match (volume.state, lost.contains(&volume.id)) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::{Also, Change, Info, Snapshots, events};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Leased, Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 
@@ -60,7 +61,7 @@ impl Snapshots {
             return Err(Error::HasChildren(key.to_string()));
         }
         let info = Info { namespace: ns.clone(), key: key.clone(), snapshot };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreRemove);
         let tombstone = self.add_removal(&mut batch, &info)?;
         also(&info, &mut batch);
         self.store.write(batch)?;

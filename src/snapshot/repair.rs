@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::census::Census;
 use super::recover::record_lost;
 use super::{Change, Error, Info, Result, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Event, Finding, Kind, Snapshot, Topic};
 
@@ -81,7 +82,7 @@ impl Snapshots {
             // A volume that can't be measured is a finding of its own.
             let Ok(usage) = self.measure(&snapshot, &AtomicBool::new(false)) else { continue };
             let new = Snapshot { usage: Some(usage), ..snapshot.clone() };
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreRepair);
             batch.update_snapshot(&ns, &key, &snapshot, &new);
             let finding = Finding::mendable(
                 format!("snapshot {ns}/{key}"),
@@ -120,7 +121,7 @@ impl Snapshots {
                 format!("they were kept, because {reason}"),
                 format!("destroyed {}", reconciled.reaped),
             );
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreRepair);
             batch.forget_unnamed();
             batch.publish(repaired(&finding));
             self.store.write(batch)?;

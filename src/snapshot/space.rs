@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::error::{Error, Result};
 use super::locks::Mode;
 use super::{Info, Snapshots};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Kind, Namespace, SnapshotKey, Volume, VolumeId, VolumeState};
 use crate::volume::{Share, Shares};
@@ -47,7 +48,7 @@ impl Snapshots {
             )));
         }
         let larger = Volume { size, ..volume };
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreResize);
         batch.put_volume(&larger);
         self.store.write(batch)?;
         self.volumes.resize(&larger)?;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::locks::Mode;
 use super::references::named;
 use super::{Change, Info, Result, Snapshots, events};
+use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::types::{Labels, Namespace, Snapshot, SnapshotKey, check_labels};
 
@@ -67,7 +68,7 @@ impl Snapshots {
         self.switch_form(&old, &labels)?;
         let new = Snapshot { labels, updated: SystemTime::now(), ..old.clone() };
         let _noted = self.references.note(ns, named(key, &new.labels));
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLabels);
         batch.update_snapshot(ns, key, &old, &new);
         batch.publish(events::updated(ns, key, &new));
         self.store.write(batch)?;

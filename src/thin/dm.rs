@@ -13,6 +13,7 @@ use devicemapper::{
 };
 
 use super::table::Table;
+use crate::crashpoint::{Step, around};
 
 /// The control device.
 const CONTROL: &str = "/dev/mapper/control";
@@ -185,9 +186,8 @@ impl Dm {
     pub fn activate(&self, name: &str, table: &Table, read_only: bool) -> Result<DevNum> {
         let action = "creating";
         let options = private(if read_only { DmFlags::DM_READONLY } else { DmFlags::empty() });
-        let created = self
-            .control
-            .device_create(dm_name(action, name)?, None, options)
+        let id = dm_name(action, name)?;
+        let created = around(Step::DmCreate, || self.control.device_create(id, None, options))
             .map_err(|e| Error::new(action, name, e))?;
         if let Err(error) = self.load_and_resume(name, table, read_only) {
             if let Err(undo) = self.remove(name) {
@@ -201,7 +201,9 @@ impl Dm {
     fn load_and_resume(&self, name: &str, table: &Table, read_only: bool) -> Result<()> {
         let options = private(if read_only { DmFlags::DM_READONLY } else { DmFlags::empty() });
         let lines = [table.line()];
-        call!("loading the table of", name, |id| self.control.table_load(id, &lines, options))?;
+        call!("loading the table of", name, |id| around(Step::DmLoad, || self
+            .control
+            .table_load(id, &lines, options)))?;
         self.resume(name)
     }
 
@@ -209,9 +211,14 @@ impl Dm {
     pub fn reload(&self, name: &str, table: &Table) -> Result<()> {
         let lines = [table.line()];
         let options = || private(DmFlags::empty());
-        call!("loading the table of", name, |id| self.control.table_load(id, &lines, options()))?;
+        call!("loading the table of", name, |id| around(Step::DmReload, || self
+            .control
+            .table_load(id, &lines, options())))?;
         let flags = DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
-        call!("resuming", name, |id| self.control.device_suspend(id, private(flags))).map(drop)
+        call!("resuming", name, |id| around(Step::DmSwap, || self
+            .control
+            .device_suspend(id, private(flags))))
+        .map(drop)
     }
 
     /// From now on an event of any device makes [`Dm::control`] readable.
@@ -226,20 +233,27 @@ impl Dm {
 
     /// Makes a loaded table live, and lets I/O go on.
     pub fn resume(&self, name: &str) -> Result<()> {
-        call!("resuming", name, |id| self.control.device_suspend(id, private(DmFlags::empty())))
-            .map(drop)
+        let options = private(DmFlags::empty());
+        call!("resuming", name, |id| around(Step::DmResume, || self
+            .control
+            .device_suspend(id, options)))
+        .map(drop)
     }
 
     /// Removes a device. EBUSY while somebody has it open; the crate tries for a second.
     pub fn remove(&self, name: &str) -> Result<()> {
-        call!("removing", name, |id| self.control.device_remove(id, private(DmFlags::empty())))
-            .map(drop)
+        let options = private(DmFlags::empty());
+        call!("removing", name, |id| around(Step::DmRemove, || self
+            .control
+            .device_remove(id, options)))
+        .map(drop)
     }
 
-    /// Sends a message to the device's target.
-    pub fn message(&self, name: &str, text: &str) -> Result<()> {
+    /// Sends a message to the device's target, as the step that it is.
+    pub fn message(&self, name: &str, step: Step, text: &str) -> Result<()> {
         let action = format!("sending {text:?} to");
-        call!(&action, name, |id| self.control.target_msg(id, None, text)).map(drop)
+        call!(&action, name, |id| around(step, || self.control.target_msg(id, None, text)))
+            .map(drop)
     }
 
     /// The status line of the device's only target, without making it write.

@@ -11,6 +11,7 @@
 //! table     the tables of a pool and of a thin device
 //! pool      messages to one pool, each followed by a look at its status
 //! metadata  the pool's two btrees, read from a metadata snapshot
+//! simulated (tests only) a pool in memory with the kernel's semantics, where messages go in tests of crashes
 //! ```
 //!
 //! What is assumed of the kernel: a message is atomic; one that succeeds is durable if the pool's
@@ -22,6 +23,8 @@ pub mod dm;
 pub mod metadata;
 pub mod node;
 pub mod pool;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod status;
 pub mod table;
 

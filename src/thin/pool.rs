@@ -1,12 +1,15 @@
 //! Messages to one pool, each followed by a look at its status.
 
-use parking_lot::Mutex;
+use std::fmt;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::ThinId;
 use super::dm::{self, DevNum, Dm};
 use super::status::{BadStatus, PoolMode, PoolStatus};
-use super::table::PoolTable;
+use super::table::{PoolTable, Table};
+use crate::crashpoint::Step;
 
 /// A pool that did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +74,41 @@ impl Error {
 /// The result of a message to a pool.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Where a pool's messages go: device-mapper, or, for tests of crashes, a simulation with the
+/// kernel's semantics.
+pub trait Target: Send + Sync + fmt::Debug {
+    /// Sends a message to the pool, as the step that it is.
+    fn message(&self, pool: &str, step: Step, text: &str) -> dm::Result<()>;
+    /// Its status line.
+    fn status(&self, pool: &str) -> dm::Result<String>;
+    /// Its live table.
+    fn table(&self, pool: &str) -> dm::Result<Option<Table>>;
+    /// Replaces its table.
+    fn reload(&self, pool: &str, table: &Table) -> dm::Result<()>;
+}
+
+impl Target for Dm {
+    fn message(&self, pool: &str, step: Step, text: &str) -> dm::Result<()> {
+        Dm::message(self, pool, step, text)
+    }
+
+    fn status(&self, pool: &str) -> dm::Result<String> {
+        Dm::status(self, pool)
+    }
+
+    fn table(&self, pool: &str) -> dm::Result<Option<Table>> {
+        Dm::table(self, pool)
+    }
+
+    fn reload(&self, pool: &str, table: &Table) -> dm::Result<()> {
+        Dm::reload(self, pool, table)
+    }
+}
+
 /// A live thin-pool. A message that returned Ok is durable: the status was read again after it.
 #[derive(Debug)]
 pub struct Pool {
-    dm: Arc<Dm>,
+    target: Arc<dyn Target>,
     name: String,
     number: DevNum,
     table: PoolTable,
@@ -88,11 +122,16 @@ pub struct Pool {
 impl Pool {
     /// The live pool called `name`.
     pub fn open(dm: Arc<Dm>, name: &str) -> Result<Self> {
+        let number = dm.info(name)?.ok_or_else(|| Error::NoPool(name.to_owned()))?.number;
+        Self::on(dm, name, number)
+    }
+
+    /// The live pool called `name` of this target.
+    pub fn on(target: Arc<dyn Target>, name: &str, number: DevNum) -> Result<Self> {
         let missing = || Error::NoPool(name.to_owned());
-        let table = dm.table(name)?.as_ref().and_then(PoolTable::parse).ok_or_else(missing)?;
-        let number = dm.info(name)?.ok_or_else(missing)?.number;
+        let table = target.table(name)?.as_ref().and_then(PoolTable::parse).ok_or_else(missing)?;
         let (messages, snapshot) = (Mutex::new(()), Mutex::new(()));
-        Ok(Self { dm, name: name.to_owned(), number, table, messages, snapshot })
+        Ok(Self { target, name: name.to_owned(), number, table, messages, snapshot })
     }
 
     /// Its device-mapper name.
@@ -112,34 +151,34 @@ impl Pool {
 
     /// Its state now, without making it write.
     pub fn status(&self) -> Result<PoolStatus> {
-        Ok(PoolStatus::parse(&self.dm.status(&self.name)?)?)
+        Ok(PoolStatus::parse(&self.target.status(&self.name)?)?)
     }
 
     /// Makes an empty thin device.
     pub fn create_thin(&self, id: ThinId) -> Result<()> {
-        self.message(&format!("create_thin {id}"))
+        self.message(Step::CreateThin, &format!("create_thin {id}"))
     }
 
     /// Makes a thin device with the blocks that `origin` has now. The kernel doesn't ask whether
     /// `origin` is being written: the caller has seen to that.
     pub fn create_snap(&self, id: ThinId, origin: ThinId) -> Result<()> {
-        self.message(&format!("create_snap {id} {origin}"))
+        self.message(Step::CreateSnap, &format!("create_snap {id} {origin}"))
     }
 
     /// Deletes an inactive thin device.
     pub fn delete(&self, id: ThinId) -> Result<()> {
-        self.message(&format!("delete {id}"))
+        self.message(Step::Delete, &format!("delete {id}"))
     }
 
     /// Moves the transaction id from `from` to `to`; EINVAL if it isn't `from`.
     pub fn set_transaction_id(&self, from: u64, to: u64) -> Result<()> {
-        self.message(&format!("set_transaction_id {from} {to}"))
+        self.message(Step::SetTransactionId, &format!("set_transaction_id {from} {to}"))
     }
 
     /// Reserves the pool's metadata snapshot, waiting for whoever in this process has it.
     pub fn reserve_metadata_snapshot(&self) -> Result<HeldRoot<'_>> {
         let turn = self.snapshot.lock();
-        self.message("reserve_metadata_snap")?;
+        self.message(Step::ReserveSnapshot, "reserve_metadata_snap")?;
         match self.status()?.held_root {
             Some(block) => Ok(HeldRoot { pool: self, block, _turn: turn }),
             None => Err(Error::NoHeldRoot(self.name.clone())),
@@ -154,21 +193,21 @@ impl Pool {
                 pool = self.name,
                 "releasing a metadata snapshot that was left reserved"
             );
-            self.message("release_metadata_snap")?;
+            self.message(Step::ReleaseSnapshot, "release_metadata_snap")?;
         }
         Ok(())
     }
 
     /// Its table now.
     pub fn live_table(&self) -> Result<PoolTable> {
-        let table = self.dm.table(&self.name)?.as_ref().and_then(PoolTable::parse);
+        let table = self.target.table(&self.name)?.as_ref().and_then(PoolTable::parse);
         table.ok_or_else(|| Error::NoPool(self.name.clone()))
     }
 
     /// Loads the table anew: the pool takes over devices that have grown. Writers wait meanwhile.
     pub fn reload(&self, table: &PoolTable) -> Result<()> {
         let _turn = self.messages.lock();
-        self.dm.reload(&self.name, &table.table())?;
+        self.target.reload(&self.name, &table.table())?;
         self.check_healthy().map(drop)
     }
 
@@ -185,9 +224,9 @@ impl Pool {
         })
     }
 
-    fn message(&self, text: &str) -> Result<()> {
+    fn message(&self, step: Step, text: &str) -> Result<()> {
         let _turn = self.messages.lock();
-        self.dm.message(&self.name, text)?;
+        self.target.message(&self.name, step, text)?;
         self.check_healthy().map(drop)
     }
 }
@@ -223,7 +262,7 @@ impl HeldRoot<'_> {
 
 impl Drop for HeldRoot<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.pool.message("release_metadata_snap") {
+        if let Err(error) = self.pool.message(Step::ReleaseSnapshot, "release_metadata_snap") {
             tracing::warn!(pool = self.pool.name, %error, "the metadata snapshot could not be released");
         }
     }

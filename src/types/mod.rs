@@ -27,7 +27,7 @@ pub use references::{
 };
 pub use mount_form::{MountForm, UnknownMountForm};
 pub use snapshot::Snapshot;
-pub use volume::{Backing, Pool, Template, Volume, VolumeState};
+pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -17,14 +17,39 @@ pub struct Volume {
     pub backing: Backing,
 }
 
-/// A volume's life.
+/// A volume's life, with the step that moves each edge. A crash before a step leaves the state above
+/// it, one after it the state below; `fuse-tests/crash/points.rs` kills a daemon on both sides of each.
 ///
 /// ```text
-///          prepare's batch            remove's batch             reaper
-/// (nothing) ────────────▶ Live ─────────────────▶ Tombstone ─────────▶ (nothing)
-///                          │  start: backend has no such volume
-///                          └────────────▶ Lost ── remove ──▶ Tombstone
+///   (nothing)
+///      │ thin: [template.mkfs, template.empty_root, ledger.change once a size]
+///      │       ledger.move → pool.set_transaction_id → ledger.settle, once in 1,024 ids
+///      │       pool.create_snap (pool.create_thin for a template)
+///      │ native: native.make → native.copy → native.publish → native.sync
+///      ▼
+///   Unnamed   in the backend, in no record ──────── start: pool.delete / native.trash ──▶ (nothing)
+///      │ prepare: store.prepare                     (after a forced adoption: ledger.change ──▶ set aside)
+///      ▼
+///    Live ◀────────────────────────────┐
+///      │  activate: dm.create → dm.load → dm.resume → volume.mount → [volume.grow]
+///      │  deactivate: volume.unmount → dm.remove     (neither changes the state)
+///      │  commit: volume.seal_flush → volume.seal_read_only → store.commit   (native.flush → store.commit)
+///      │                               │
+///      │ start, the backend lacks it:  │ start, it is back:
+///      │ store.lost                    │ store.lost
+///      ├──────────────────▶ Lost ──────┘
+///      │ remove: store.remove │ remove: store.remove
+///      ▼                      ▼
+///   Tombstone ◀───────────────┘
+///      │ reaper: volume.unmount → dm.remove → [volume.discard] → pool.delete
+///      │         (native.trash → native.remove); what is gone already is done
+///      ▼
+///   Destroyed   a tombstone whose volume is gone
+///      │ store.forget
+///      ▼
+///   (nothing)
 /// ```
+/// `Unnamed` and `Destroyed` have no value here: they are what a crash leaves between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeState {
     /// A snapshot refers to it.
@@ -57,8 +82,21 @@ pub struct Pool {
     pub reserved_end: u32,
     /// Formatted bases of empty snapshots.
     pub templates: Vec<Template>,
-    /// Thin ids that failed in a way that makes them unusable; never used again.
-    pub faulty: Vec<u32>,
+    /// Thin ids that are neither used nor deleted until an operator says so.
+    pub faulty: Vec<FaultyId>,
+    /// The pool is known to have arrived at `transaction_id`. Otherwise it may be one behind.
+    pub settled: bool,
+    /// The pool was adopted by force: what no volume names is to be set aside, not deleted.
+    pub adopting: bool,
+}
+
+/// A thin id that is set aside: what the pool has under it is not what the records would have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FaultyId {
+    /// The id in the pool.
+    pub thin_id: u32,
+    /// How it came to this, for people.
+    pub why: String,
 }
 
 /// A thin device that mkfs touched once and that every empty snapshot starts from.

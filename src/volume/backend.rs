@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{Error, Result};
-use crate::types::{Usage, Volume, VolumeId};
+use crate::types::{FaultyId, Usage, Volume, VolumeId};
 
 /// Whether a volume is activated for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,15 @@ pub struct Reconciled {
     pub kept: usize,
 }
 
+/// What became of a thin id that was set aside and tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retried {
+    /// The id.
+    pub thin_id: u32,
+    /// Why it is still set aside; `None`: what the pool had under it is gone, and so is the entry.
+    pub failure: Option<String>,
+}
+
 /// What differs between dm-thin and plain directories. All methods may block; none is called with
 /// a lock held that another volume needs.
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -178,6 +187,19 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Key/value lines for `status` (pool name, data device, transaction id, needs_check, copy
     /// method …).
     fn describe(&self) -> Vec<(String, String)>;
+    /// Ids in the pool that are set aside, with the reasons. Where there is no pool there are none.
+    fn faulty(&self) -> Vec<FaultyId> {
+        Vec::new()
+    }
+    /// Deletes what the pool has under ids that are set aside, and forgets those that are gone;
+    /// `ids` empty means all of them. An id that isn't set aside is an error and nothing is done.
+    fn retry_faulty(&self, ids: &[u32]) -> Result<Vec<Retried>> {
+        match ids.first() {
+            None => Ok(Vec::new()),
+            Some(id) => Err(Error::NotFaulty(*id)),
+        }
+    }
+    /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
     /// Whether volumes can be handed out as block devices.
     fn has_block_devices(&self) -> bool {
         false

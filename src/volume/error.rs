@@ -21,6 +21,9 @@ pub enum Error {
     /// The caller's flag was set, or thinfs is stopping.
     #[error("{0}")]
     Cancelled(String),
+    /// The thin id isn't among those set aside. → NotFound
+    #[error("thin id {0} is not set aside")]
+    NotFaulty(u32),
     /// A system call failed.
     #[error("{context}")]
     Io {

@@ -42,7 +42,7 @@ mod worker;
 mod tests;
 
 pub use backend::{
-    Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Share, Shares,
+    Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Retried, Share, Shares,
 };
 pub use error::{Error, Result};
 pub use native::{NativeBackend, NativeConfig};

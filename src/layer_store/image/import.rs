@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::Source;
 use super::manifest::{self, Found};
+use crate::crashpoint::Step;
 use crate::layer_store::error::{Error, Result};
 use crate::layer_store::{Counting, LayerStore, Progress, Register, Removed, keys};
 use crate::meta::Batch;
@@ -132,7 +133,7 @@ impl LayerStore {
 
     /// Gives the import's references back, from the top: what nobody holds goes.
     fn let_go(&self, holder: &Holder, held: &[ChainId]) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLayer);
         held.iter().for_each(|chain| batch.put_layer_ref(chain, holder, 0));
         self.store().write(batch)?;
         for chain in held.iter().rev() {
@@ -148,7 +149,7 @@ impl LayerStore {
         wanted.extend(top_key.iter().map(|key| (key, Mode::Shared)));
         let held = self.locks.hold(&self.ns, &wanted);
         let before = self.store().image(name)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(Step::StoreLayer);
         if let Some(before) = &before {
             batch.remove_image(name, before);
         }
@@ -173,7 +174,7 @@ impl LayerStore {
         let top = {
             let _held = self.locks.hold(&self.ns, &[(&keys::image(name), Mode::Exclusive)]);
             let image = self.image(name)?;
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreLayer);
             batch.remove_image(name, &image);
             self.store().write(batch)?;
             image.top

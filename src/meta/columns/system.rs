@@ -1,7 +1,7 @@
 //! Column family `system`: facts about the store itself.
 
 use super::{Malformed, encode_record, split_version};
-use crate::types::{Pool, Template};
+use crate::types::{FaultyId, Pool, Template};
 
 /// `schema`, `snapshot_ids`, `pool` and `keeping`, one row each.
 pub(in crate::meta) struct System;
@@ -30,8 +30,23 @@ struct PoolRecord {
     reserved_end: u32,
     #[prost(message, repeated, tag = "3")]
     templates: Vec<TemplateRecord>,
+    /// Written by early versions only: faulty ids without a reason.
     #[prost(uint32, repeated, tag = "4")]
-    faulty: Vec<u32>,
+    bare_faulty: Vec<u32>,
+    #[prost(message, repeated, tag = "40")]
+    faulty: Vec<FaultyRecord>,
+    #[prost(bool, tag = "41")]
+    settled: bool,
+    #[prost(bool, tag = "42")]
+    adopting: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FaultyRecord {
+    #[prost(uint32, tag = "1")]
+    thin_id: u32,
+    #[prost(string, tag = "2")]
+    why: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,7 +110,14 @@ impl System {
             transaction_id: pool.transaction_id,
             reserved_end: pool.reserved_end,
             templates,
-            faulty: pool.faulty.clone(),
+            bare_faulty: Vec::new(),
+            faulty: pool
+                .faulty
+                .iter()
+                .map(|f| FaultyRecord { thin_id: f.thin_id, why: f.why.clone() })
+                .collect(),
+            settled: pool.settled,
+            adopting: pool.adopting,
         };
         encode_record(1, &record)
     }
@@ -111,9 +133,18 @@ impl System {
             transaction_id: record.transaction_id,
             reserved_end: record.reserved_end,
             templates,
-            faulty: record.faulty,
+            faulty: faulty(record.bare_faulty, record.faulty),
+            settled: record.settled,
+            adopting: record.adopting,
         })
     }
+}
+
+fn faulty(bare: Vec<u32>, records: Vec<FaultyRecord>) -> Vec<FaultyId> {
+    let why = "set aside by an early version, which gave no reason";
+    let bare = bare.into_iter().map(|thin_id| FaultyId { thin_id, why: why.to_owned() });
+    let records = records.into_iter().map(|f| FaultyId { thin_id: f.thin_id, why: f.why });
+    bare.chain(records).collect()
 }
 
 /// Decodes a record of which there is only version 1.
@@ -138,9 +169,19 @@ mod tests {
                 size: 10 << 30,
                 fingerprint: "ext4 -m 0".into(),
             }],
-            faulty: vec![7, 9],
+            faulty: vec![FaultyId { thin_id: 7, why: "taken".into() }],
+            settled: true,
+            adopting: true,
         };
         assert_eq!(System::decode_pool(&System::encode_pool(&pool)).unwrap(), pool);
+    }
+
+    #[test]
+    fn faulty_ids_of_an_early_version_are_kept() {
+        let early = PoolRecord { bare_faulty: vec![7, 9], ..PoolRecord::default() };
+        let pool = System::decode_pool(&encode_record(1, &early)).unwrap();
+        assert_eq!(pool.faulty.iter().map(|f| f.thin_id).collect::<Vec<_>>(), [7, 9]);
+        assert!(!pool.settled, "its pool may be one transaction behind");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::error::Result;
 use super::read::successor;
 use super::rows::Moment;
 use super::{Error, Store};
+use crate::crashpoint::Step;
 use crate::types::{
     Backing, Event, Finding, Namespace, Snapshot, SnapshotId, SnapshotKey, Topic, Volume, VolumeId,
 };
@@ -64,7 +65,7 @@ impl Store {
     pub fn mend(&self) -> Result<Vec<Finding>> {
         let mut mended = Vec::new();
         for _ in 0..ROUNDS {
-            let mut batch = Batch::default();
+            let mut batch = Batch::of(Step::StoreRepair);
             let before = mended.len();
             for damage in look(&self.db)?.into_iter().filter(|damage| damage.finding.mendable) {
                 let finding = &damage.finding;

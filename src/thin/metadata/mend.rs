@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::block::{Checksum, MetadataDevice};
 use super::{Error, Result};
+use crate::crashpoint::{Step, around};
 use crate::sys::direct;
 
 /// Where a superblock holds the block of its metadata snapshot.
@@ -34,7 +35,7 @@ pub fn forget_unwritten_snapshot(path: &Path) -> Result<Option<u64>> {
     }
     superblock.set_u64(HELD_ROOT, 0);
     superblock.set_u32(0, Checksum::Superblock.of(&superblock));
-    direct::write(path, 0, &superblock).map_err(failed)?;
+    around(Step::MendSuperblock, || direct::write(path, 0, &superblock)).map_err(failed)?;
     Ok(Some(held))
 }
 

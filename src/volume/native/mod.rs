@@ -28,6 +28,7 @@ use rustix::fs::{fstatvfs, syncfs};
 use self::layout::Layout;
 use super::backend::{Access, Backend, Capacity, Mounted, Reconciled};
 use super::{Error, Result};
+use crate::crashpoint::{Step, around};
 use crate::tree;
 use crate::types::{Backing, Usage, Volume, VolumeId, VolumeState};
 
@@ -69,13 +70,14 @@ impl NativeBackend {
 
     /// Fills `tmp/<id>`; durable together with its new name once `create` has synced.
     fn make(&self, id: VolumeId, origin: Option<&Volume>) -> Result<()> {
-        let root = self.layout.make(id)?;
+        let root = around(Step::NativeMake, || self.layout.make(id))?;
         let Some(origin) = origin else {
             return layout::finish_empty(&root).map_err(io(|| format!("making volume {id}")));
         };
         let from = self.open(origin.id)?;
         let control = tree::Control { cancel: &self.stopping, progress: &|_| {} };
-        let copied = tree::copy(from.as_fd(), root.as_fd(), control)
+        let copy = || tree::copy(from.as_fd(), root.as_fd(), control);
+        let copied = around(Step::NativeCopy, copy)
             .map_err(|error| of_tree(error, || format!("copying volume {} to {id}", origin.id)))?;
         tracing::debug!(volume = %id, origin = %origin.id, ?copied, "copied a tree");
         Ok(())
@@ -83,11 +85,11 @@ impl NativeBackend {
 
     /// Makes a volume that is in place durable.
     fn sync(&self, id: VolumeId, origin: Option<&Volume>) -> Result<()> {
-        match origin {
+        around(Step::NativeSync, || match origin {
             // The tree and its name together.
             Some(_) => syncfs(self.layout.volumes()),
             None => self.layout.sync_empty(id),
-        }
+        })
         .map_err(io(|| format!("flushing volume {id}")))
     }
 
@@ -99,15 +101,15 @@ impl NativeBackend {
     fn destroy_tree(&self, id: VolumeId) -> Result<()> {
         // What an earlier attempt left must make room for the name.
         self.remove_tmp(&layout::trash(id))?;
-        if self.layout.trash(id).map_err(io(|| format!("removing volume {id}")))? {
+        let trash = || self.layout.trash(id);
+        if around(Step::NativeTrash, trash).map_err(io(|| format!("removing volume {id}")))? {
             self.remove_tmp(&layout::trash(id))?;
         }
         Ok(())
     }
 
     fn remove_tmp(&self, name: &str) -> Result<()> {
-        self.layout
-            .remove_tmp(name, &self.stopping)
+        around(Step::NativeRemove, || self.layout.remove_tmp(name, &self.stopping))
             .map_err(|error| of_tree(error, || format!("removing tmp/{name}")))
     }
 }
@@ -124,7 +126,8 @@ impl Backend for NativeBackend {
         self.remove_tmp(&layout::making(id))?;
         // 2. Into place.
         let made = self.make(id, origin).and_then(|()| {
-            self.layout.publish(id).map_err(io(|| format!("moving volume {id} into place")))
+            around(Step::NativePublish, || self.layout.publish(id))
+                .map_err(io(|| format!("moving volume {id} into place")))
         });
         if let Err(error) = made {
             log_cleanup(self.remove_tmp(&layout::making(id)));
@@ -162,7 +165,8 @@ impl Backend for NativeBackend {
     }
 
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()> {
-        syncfs(&mounted.root).map_err(io(|| format!("flushing volume {}", volume.id)))
+        around(Step::NativeFlush, || syncfs(&mounted.root))
+            .map_err(io(|| format!("flushing volume {}", volume.id)))
     }
 
     fn deactivate(&self, _volume: &Volume, mounted: Mounted) -> Result<()> {

@@ -148,8 +148,8 @@ impl Assembly {
                     // Killed between creation and first resume: it has never been a pool.
                     self.dm.remove(&name).map_err(|e| dm_error(context(), e))?;
                 }
-                check_first_block(&metadata.path, known)?;
-                if known {
+                let first = check_first_block(&metadata.path, known && !config.force_adopt)?;
+                if known && first == FirstBlock::Superblock {
                     mend(&name, &metadata.path)?;
                 }
                 let table = pool_table(config, metadata, data)?.table();
@@ -256,14 +256,14 @@ fn part(path: &Path) -> Result<Part> {
 
 /// The kernel formats a blank metadata device: right for a new pool, the end of a known one. What is neither
 /// blank nor a pool's is somebody's data.
-fn check_first_block(path: &Path, known: bool) -> Result<()> {
+fn check_first_block(path: &Path, known: bool) -> Result<FirstBlock> {
     let device = metadata::open(path).map_err(|e| backend("looking at the metadata device", e))?;
     let first =
         metadata::first_block(&device).map_err(|e| backend("looking at the metadata device", e))?;
     match first {
         FirstBlock::Blank if known => refused(Refusal::Blank(path.to_owned())),
         FirstBlock::Other => refused(Refusal::NotBlank(path.to_owned())),
-        FirstBlock::Blank | FirstBlock::Superblock => Ok(()),
+        FirstBlock::Blank | FirstBlock::Superblock => Ok(first),
     }
 }
 

@@ -141,6 +141,8 @@ pub struct ThinConfig {
     pub block_size: u64,
     /// What a pool that we make does with writes when it is full.
     pub when_full: WhenFull,
+    /// Takes a pool that doesn't match its record; see [`super::Refusal::Witness`].
+    pub force_adopt: bool,
     /// How long a deactivation waits for descriptors that are still open.
     pub patience: Duration,
 }
@@ -158,6 +160,7 @@ impl ThinConfig {
             trim_on_commit: true,
             block_size: 64 << 10,
             when_full: WhenFull::Error,
+            force_adopt: false,
             patience: Duration::from_secs(5),
         }
     }

@@ -49,7 +49,7 @@ impl ThinBackend {
             Err(error) => lines.push(("pool state", format!("unknown: {error}"))),
         }
         if !record.faulty.is_empty() {
-            let ids: Vec<_> = record.faulty.iter().map(u32::to_string).collect();
+            let ids: Vec<_> = record.faulty.iter().map(|f| f.thin_id.to_string()).collect();
             lines.push(("faulty thin ids", ids.join(" ")));
         }
         lines.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

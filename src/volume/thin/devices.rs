@@ -34,6 +34,7 @@ use super::handout::HandedOut;
 use super::identity::Identity;
 use super::superblock::Superblock;
 use super::turns::Turns;
+use crate::crashpoint::{Step, around};
 use crate::sys::filesystem;
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
@@ -303,7 +304,9 @@ impl Devices {
             super::template::mend(&active.path)?;
         }
         let options = self.plan.options(filesystem);
-        let mount = mount_detached(filesystem.driver(), &active.path, read_only, &options)?;
+        let mount = around(Step::Mount, || {
+            mount_detached(filesystem.driver(), &active.path, read_only, &options)
+        })?;
         if !read_only && superblock.blocks_to_grow_to(size).is_some() {
             self.grow(&superblock, &mount, size)?;
         }
@@ -318,11 +321,14 @@ impl Devices {
         let root = root_directory(mount).map_err(io)?;
         let filesystem = superblock.filesystem();
         if filesystem == Filesystem::Xfs {
-            return filesystem::grow_xfs(&root, blocks, superblock.inode_percent()).map_err(io);
+            let percent = superblock.inode_percent();
+            let grow = || filesystem::grow_xfs(&root, blocks, percent);
+            return around(Step::GrowFilesystem, grow).map_err(io);
         }
         // With noinit_itable a growing ext4 writes the new inode tables at once, all of them.
         reconfigure(mount, false, &["init_itable=1000".to_owned()])?;
-        let grown = filesystem::grow_ext4(&root, blocks).map_err(io);
+        let grow = || filesystem::grow_ext4(&root, blocks);
+        let grown = around(Step::GrowFilesystem, grow).map_err(io);
         reconfigure(mount, false, &self.plan.options(filesystem))?;
         grown
     }
@@ -383,7 +389,7 @@ impl Devices {
     pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
         let _turn = self.turns.take(thin);
         let context = || format!("flushing thin device {thin}");
-        rustix::fs::syncfs(root)
+        around(Step::SealFlush, || rustix::fs::syncfs(root))
             .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
         self.reconfigure(thin, Access::ReadOnly)
     }
@@ -397,7 +403,9 @@ impl Devices {
     /// Changes what the mounted filesystem admits. In between it counts as writable.
     fn reconfigure(&self, thin: ThinId, access: Access) -> Result<()> {
         let Some(mount) = self.begin_reconfigure(thin, access)? else { return Ok(()) };
-        match reconfigure(&mount, access == Access::ReadOnly, &[]) {
+        let read_only = access == Access::ReadOnly;
+        let change = || reconfigure(&mount, read_only, &[]);
+        match if read_only { around(Step::SealReadOnly, change) } else { change() } {
             Err(e) if e.errno() == Some(Errno::BUSY) => {
                 return Err(DeviceError::Busy("a file is open for writing".to_owned()));
             }
@@ -454,7 +462,7 @@ impl Devices {
 
     fn close_within(&self, thin: ThinId, mut active: Active, patience: Duration) -> Result<()> {
         let name = self.identity.thin_name(thin);
-        drop(active.mount.take());
+        around(Step::Unmount, || drop(active.mount.take()));
         let removed = remove_when_closed(&self.dm, &name, patience);
         if matches!(removed, Ok(true)) {
             self.nodes.forget(active.number);

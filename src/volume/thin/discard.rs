@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::ThinBackend;
 use super::error::{DeviceError, volume_error};
 use super::reconcile::thin_id;
+use crate::crashpoint::{Step, around};
 use crate::sys::discard::discard_all;
 use crate::sys::filesystem::trim;
 use crate::thin::status::Discards;
@@ -99,7 +100,9 @@ impl ThinBackend {
             return;
         }
         let size = Sectors::in_bytes(volume.size);
-        let discarded = self.devices.with_device(thin, size, discard_all);
+        let discarded = self
+            .devices
+            .with_device(thin, size, |path| around(Step::Discard, || discard_all(path)));
         let failed: Box<dyn std::error::Error> = match discarded {
             Ok(Ok(())) | Err(DeviceError::Missing(_)) => return,
             Ok(Err(error)) => error.into(),

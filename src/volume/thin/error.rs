@@ -16,9 +16,11 @@ use crate::volume::{Error, Result};
 pub enum Refusal {
     /// The witness: pool and store don't belong together.
     #[error(
-        "the pool {pool} is at transaction {found}, the metadata store expects {expected} (or {} if it was interrupted): \
-         one of them is an older copy, or belongs to another root; bring back the matching pair",
-        expected.saturating_sub(1)
+        "the pool {pool} is at transaction {found}, the metadata store expects {expected}{}: \
+         {}, or the two belong to different roots. Bring back the matching pair; to go on with this one \
+         (snapshots that the pool doesn't have will be lost) start once with `thinfs serve --force-adopt`",
+        if *settled { "" } else { " or the one before" },
+        if found < expected { "the pool's metadata is an older copy" } else { "the metadata store is an older copy" },
     )]
     Witness {
         /// The pool.
@@ -27,11 +29,14 @@ pub enum Refusal {
         found: u64,
         /// The store's.
         expected: u64,
+        /// The store knows that the pool had arrived there.
+        settled: bool,
     },
     /// The store knows no pool, but the pool has thin devices.
     #[error(
         "the pool {pool} holds {count} thin devices and this root knows none of them: it belongs to another root, \
-         or this root has lost its metadata store; use an empty pool, or bring the store back"
+         or this root has lost its metadata store; use an empty pool, or bring the store back. To take the pool and set \
+         what it holds aside, start once with `thinfs serve --force-adopt`"
     )]
     Strangers {
         /// The pool.
@@ -42,7 +47,7 @@ pub enum Refusal {
     /// Thin devices that this root cannot have made.
     #[error(
         "the pool {pool} holds thin devices that thinfs did not make ({}): thinfs needs a pool of its own; \
-         delete them (dmsetup message {pool} 0 'delete ID') or move them away",
+         delete them (dmsetup message {pool} 0 'delete ID'), or set them aside by starting once with `thinfs serve --force-adopt`",
         .ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
     )]
     Foreign {
@@ -72,7 +77,8 @@ pub enum Refusal {
     NotBlank(PathBuf),
     /// The metadata device is blank although the store knows a pool.
     #[error(
-        "the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back"
+        "the metadata device {0} is blank, but the metadata store knows a pool: bring the pool's metadata back; \
+         to begin anew with every snapshot lost, start once with `thinfs serve --force-adopt`"
     )]
     Blank(PathBuf),
     /// A backing file is gone although the store knows a pool.

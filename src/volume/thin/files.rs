@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{self, Refusal, refused};
+use crate::crashpoint::{Step, around};
 use crate::sys::loopdev::{IoMode, LoopDevice};
 use crate::sys::mount::block_device;
 use crate::thin::dm::DevNum;
@@ -112,7 +113,8 @@ fn at_least(path: &Path, bytes: u64, room: Room) -> Result<()> {
             (_, taken) => taken,
         }
     };
-    attempt().map_err(|e| error::io(format!("making the pool's file {}", path.display()), e))
+    around(Step::PoolFile, attempt)
+        .map_err(|e| error::io(format!("making the pool's file {}", path.display()), e))
 }
 
 fn take_room(file: &File, room: Room) -> std::io::Result<()> {
@@ -192,7 +194,7 @@ impl AttachedFile {
         if let Some(&found) = attached.first() {
             return Ok(found);
         }
-        let device = LoopDevice::attach(file)
+        let device = around(Step::LoopAttach, || LoopDevice::attach(file))
             .map_err(|e| error::io(format!("attaching {} to a loop device", file.display()), e))?;
         let attached = Self::look(device)?;
         if attached.io == IoMode::Buffered {
@@ -218,13 +220,15 @@ impl AttachedFile {
     /// Takes over a file that has grown.
     pub(super) fn refresh(&self) -> Result<()> {
         let context = || format!("refreshing the size of {}", self.path().display());
-        self.device.refresh_capacity().map_err(|e| error::io(context(), e))
+        around(Step::LoopResize, || self.device.refresh_capacity())
+            .map_err(|e| error::io(context(), e))
     }
 
     /// Lets go of the file.
     pub(super) fn detach(&self) -> Result<()> {
         let context = || format!("detaching {}", self.path().display());
-        self.device.detach(DETACH_PATIENCE).map_err(|e| error::io(context(), e))
+        around(Step::LoopDetach, || self.device.detach(DETACH_PATIENCE))
+            .map_err(|e| error::io(context(), e))
     }
 }
 

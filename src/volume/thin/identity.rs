@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::error::io;
+use crate::crashpoint::{Step, around};
 use crate::thin::ThinId;
 use crate::volume::Result;
 
@@ -48,7 +49,7 @@ impl Identity {
             fs::File::open(private)?.sync_all()?;
             Ok(made)
         };
-        attempt()
+        around(Step::Identity, attempt)
             .map_err(|e| self::io(format!("making the root's identity in {}", path.display()), e))
     }
 

@@ -13,6 +13,8 @@
 //! room       how much may be used, so that data runs out before metadata      pace: how fast it fills
 //! ledger     thin ids, and the witness that pool and store belong together
 //! create     a thin device for a volume
+//! provision  records and the pool together: all about thin ids that needs no active device
+//! faulty     thin ids that are set aside: listed, and tried again on request
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
 //! handout    thin devices that others have: mounted elsewhere, or in a virtual machine
@@ -39,6 +41,7 @@ mod describe;
 mod devices;
 mod discard;
 mod error;
+mod faulty;
 mod files;
 mod handout;
 mod identity;
@@ -46,6 +49,7 @@ mod keeper;
 mod ledger;
 mod pace;
 mod probe;
+mod provision;
 mod reconcile;
 mod resize;
 mod room;
@@ -54,7 +58,6 @@ mod template;
 mod turns;
 mod usage;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -69,13 +72,15 @@ pub use error::Refusal;
 pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
-use super::{Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result, Shares};
+use super::{
+    Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result, Retried, Shares,
+};
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
-use crate::types::{Template, Usage, Volume, VolumeId};
+use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
 use discard::Untouched;
@@ -83,6 +88,7 @@ use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
 use keeper::Keeper;
 use ledger::Book;
+use provision::Provision;
 use reconcile::thin_id;
 use usage::Meter;
 
@@ -145,7 +151,7 @@ impl ThinBackend {
         let opened = devices
             .adopt_handed_out()
             .map_err(|e| backend("looking for devices handed out before", e))
-            .and_then(|()| Book::open(ledger, &pool, identity.0, &count))
+            .and_then(|()| Book::open(ledger, &pool, identity.0, &count, config.force_adopt))
             .and_then(|book| {
                 let growth = assembly.growth(&config);
                 Ok((book, Keeper::start(pool.clone(), devices.clone(), growth)?))
@@ -180,6 +186,11 @@ impl ThinBackend {
         Ok(usage::list(&self.pool, &self.nodes)?.into_iter().map(|thin| thin.id).collect())
     }
 
+    /// Runs what needs records and the pool, but no active device.
+    fn provision<T>(&self, work: impl FnOnce(Provision<'_>) -> T) -> T {
+        work(Provision { pool: &self.pool, book: &self.book, existing: &|| self.existing() })
+    }
+
     /// Inodes in use on a volume.
     fn used_inodes(
         &self,
@@ -207,41 +218,6 @@ impl ThinBackend {
         if let Ok(used) = devices::used_inodes(&mounted.root) {
             self.meter.saw_inodes(thin, used);
         }
-    }
-
-    /// Destroys what nobody names, unless it is to be kept.
-    fn reconcile_with(&self, known: &[Volume], keep: bool) -> Result<Reconciled> {
-        let findings = self.compare(known)?;
-        findings.refuse_foreign(self.pool.name())?;
-        for volume in known {
-            self.book.keep_out(thin_id(volume)?);
-        }
-        let mut reaped = 0;
-        let unnamed = if keep { &[][..] } else { &findings.unnamed };
-        for &thin in unnamed {
-            match self.pool.delete(thin) {
-                Ok(()) => reaped += 1,
-                Err(error) => {
-                    tracing::warn!(%thin, %error, "a thin device that belongs to no volume could not be deleted")
-                }
-            }
-        }
-        if !findings.lost_templates.is_empty() {
-            tracing::warn!(templates = ?findings.lost_templates, "templates are gone from the pool; they are made again when needed");
-            let gone =
-                |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
-            self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
-        }
-        Ok(Reconciled {
-            lost: findings.lost.into_iter().map(|(volume, _)| volume).collect(),
-            reaped,
-            kept: if keep { findings.unnamed.len() } else { 0 },
-        })
-    }
-
-    fn compare(&self, known: &[Volume]) -> Result<reconcile::Findings> {
-        let existing: BTreeSet<_> = self.existing()?.into_iter().collect();
-        reconcile::compare(known, &self.book.record(), &existing)
     }
 }
 
@@ -349,16 +325,7 @@ impl Backend for ThinBackend {
             .devices
             .deactivate_then(thin, || self.pool.delete(thin))
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
-        match deleted {
-            Err(e) if e.missing() => {}
-            Err(e) if e.busy() => {
-                return Err(Error::Busy(
-                    volume.id,
-                    "its thin device is active elsewhere".to_owned(),
-                ));
-            }
-            other => other.map_err(|e| pool_error(format!("deleting volume {}", volume.id), e))?,
-        }
+        provision::deleted(volume.id, deleted)?;
         self.meter.forget(thin);
         Ok(())
     }
@@ -405,15 +372,15 @@ impl Backend for ThinBackend {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.reconcile_with(known, false)
+        self.provision(|provision| provision.reconcile(known, false))
     }
 
     fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.reconcile_with(known, true)
+        self.provision(|provision| provision.reconcile(known, true))
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
-        let mut lines = self.compare(known)?.lines();
+        let mut lines = self.provision(|provision| provision.compare(known))?.lines();
         let status = self.status()?;
         if status.mode != PoolMode::ReadWrite || status.needs_check {
             lines.push(format!("the pool {} is {}", self.pool.name(), status.condition()));
@@ -423,6 +390,14 @@ impl Backend for ThinBackend {
 
     fn describe(&self) -> Vec<(String, String)> {
         self.lines()
+    }
+
+    fn faulty(&self) -> Vec<FaultyId> {
+        self.book.record().faulty
+    }
+
+    fn retry_faulty(&self, ids: &[u32]) -> Result<Vec<Retried>> {
+        self.try_again(ids)
     }
 
     fn has_block_devices(&self) -> bool {

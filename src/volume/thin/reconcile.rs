@@ -15,7 +15,7 @@ const LISTED: usize = 10;
 pub(super) struct Findings {
     /// Live volumes whose thin device is gone.
     pub(super) lost: Vec<(VolumeId, ThinId)>,
-    /// Thin devices of reserved ranges that nobody names.
+    /// Thin devices of reserved ranges that nobody names, those set aside left out.
     pub(super) unnamed: Vec<ThinId>,
     /// Thin devices that this root cannot have made.
     pub(super) foreign: Vec<ThinId>,
@@ -46,8 +46,12 @@ pub(super) fn compare(
     }
     let templates: BTreeSet<_> =
         record.templates.iter().filter_map(|t| ThinId::new(t.thin_id)).collect();
+    let set_aside: BTreeSet<_> = record.faulty.iter().map(|faulty| faulty.thin_id).collect();
     let mut findings = Findings::default();
     for &thin in existing {
+        if set_aside.contains(&thin.get()) && !named.contains_key(&thin) {
+            continue;
+        }
         if thin.get() >= record.reserved_end {
             findings.foreign.push(thin);
         } else if !named.contains_key(&thin) && !templates.contains(&thin) {
@@ -138,6 +142,18 @@ mod tests {
         };
         assert_eq!(findings, expected);
         assert_eq!(findings.lines().len(), 4);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_neither_garbage_nor_foreign() {
+        let faulty = |&thin_id: &u32| types::FaultyId { thin_id, why: String::new() };
+        let record = types::Pool {
+            faulty: [3, 2000].iter().map(faulty).collect(),
+            ..record(1024, &[])
+        };
+        let existing = [3, 4, 2000].map(thin).into();
+        let findings = compare(&[], &record, &existing).unwrap();
+        assert_eq!((findings.unnamed, findings.foreign), (vec![thin(4)], vec![]));
     }
 
     #[test]

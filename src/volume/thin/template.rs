@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use super::config::{Filesystem, ThinConfig};
 use super::error::{self, DeviceError, Refusal, backend};
 use super::{ThinBackend, odd};
+use crate::crashpoint::{Step, around};
 use crate::thin::{Sectors, ThinId};
 use crate::types::Template;
 use crate::volume::{Access, Result};
@@ -61,7 +62,8 @@ impl ThinBackend {
         let failed = |e| backend("making the filesystem that empty volumes start from", e);
         self.devices.with_device(thin, size, |path| recipe.make(path)).map_err(failed)??;
         let root = self.devices.activate(thin, size, Access::ReadWrite).map_err(failed)?;
-        empty_the_root(&root).map_err(|e| error::io("emptying a new filesystem's root", e))?;
+        around(Step::EmptyRoot, || empty_the_root(&root))
+            .map_err(|e| error::io("emptying a new filesystem's root", e))?;
         self.devices.seal(thin, &root).map_err(failed)?;
         drop(root);
         self.devices.deactivate(thin).map_err(failed)
@@ -113,7 +115,7 @@ impl Recipe {
             let refusal = Refusal::Mkfs { program: self.program.to_owned(), output };
             Err(backend("making the filesystem that empty volumes start from", refusal))
         };
-        match command.output() {
+        match around(Step::Mkfs, || command.output()) {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => failed(format!(
                 "{}, {}",

@@ -139,7 +139,7 @@ fn in_guest_a_prepare_costs_little_more_than_its_message() {
     };
     let message = p50(&mut |n| {
         let raw = format!("create_snap {} {}", 100_000 + n, thin(&parent));
-        Dm::open().unwrap().message(backend.pool.name(), &raw).unwrap();
+        Dm::open().unwrap().message(backend.pool.name(), Step::CreateThin, &raw).unwrap();
     });
     let create = p50(&mut |n| {
         backend.create(VolumeId(10 + n), Some(&parent), None).unwrap();

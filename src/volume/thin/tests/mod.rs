@@ -1,4 +1,4 @@
-//! On a real thin-pool: these run inside the guest (`scripts/guest -- TEST_BINARY in_guest
+//! On a real thin-pool (but for `histories`): these run inside the guest (`scripts/guest -- TEST_BINARY in_guest
 //! --test-threads=1`) and fail outside of it.
 
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::crashpoint::Step;
 use crate::sys::loopdev::LoopDevice;
 use crate::types;
 
@@ -22,7 +23,7 @@ impl PoolLedger for Saved {
     fn load(&self) -> std::result::Result<Option<types::Pool>, LedgerError> {
         Ok(self.0.lock().clone())
     }
-    fn save(&self, pool: &types::Pool) -> std::result::Result<(), LedgerError> {
+    fn save(&self, pool: &types::Pool, _: Step) -> std::result::Result<(), LedgerError> {
         *self.0.lock() = Some(pool.clone());
         Ok(())
     }
@@ -172,6 +173,7 @@ fn run(command: &mut Command) -> String {
 }
 
 mod growth;
+mod histories;
 mod lifecycle;
 mod measures;
 mod pools;

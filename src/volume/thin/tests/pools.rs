@@ -150,3 +150,28 @@ fn in_guest_two_roots_do_not_get_into_each_others_way() {
     second.deactivate(&b, mounted_b).unwrap();
     second.stop().unwrap();
 }
+
+/// The simulated pool answers the same table: `thin::simulated`.
+#[test]
+fn in_guest_messages_fail_with_the_errno_that_says_why() {
+    let _disks = Disks::take();
+    let rig = Rig::new();
+    let dm = Dm::open().unwrap();
+    let number =
+        |path: &str| crate::sys::mount::block_device(Path::new(path)).unwrap().unwrap().into();
+    let table = crate::thin::table::PoolTable {
+        length: Sectors::in_bytes(512 * MIB),
+        metadata: number(Disks::METADATA),
+        data: number(Disks::DATA),
+        block: Sectors(128),
+        low_water_blocks: 16,
+        when_full: WhenFull::Error,
+    };
+    let name = format!("{}-messages", rig.identity().prefix());
+    dm.activate(&name, &table.table(), false).unwrap();
+    for (text, errno) in crate::thin::simulated::MESSAGES {
+        let answer = dm.message(&name, Step::CreateThin, text);
+        assert_eq!(answer.err().and_then(|e| e.errno()), *errno, "{text}");
+    }
+    dm.remove(&name).unwrap();
+}

@@ -11,8 +11,19 @@ fn in_guest_a_thin_id_that_is_taken_becomes_faulty_and_the_next_one_is_used() {
     backend.pool.create_thin(taken).unwrap();
     let second = backend.create(VolumeId(2), None, None).unwrap();
     assert_eq!(thin(&second).get(), taken.get() + 1);
-    assert_eq!(rig.ledger.load().unwrap().unwrap().faulty, [taken.get()]);
+    let faulty = backend.faulty();
+    assert_eq!(faulty.iter().map(|f| f.thin_id).collect::<Vec<_>>(), [taken.get()]);
+    assert!(faulty[0].why.contains("no record named"), "{faulty:?}");
     assert!(backend.describe().contains(&("faulty thin ids".to_owned(), taken.to_string())));
+    // It is set aside, over a start, until somebody asks for more.
+    drop(backend);
+    let backend = rig.start();
+    let known = [first, second];
+    assert_eq!(backend.reconcile(&known).unwrap(), Reconciled::default());
+    assert_eq!(backend.check(&known).unwrap(), [""; 0]);
+    let gone = Retried { thin_id: taken.get(), failure: None };
+    assert_eq!(backend.retry_faulty(&[]).unwrap(), [gone]);
+    assert_eq!((backend.faulty(), backend.existing().unwrap().len()), (vec![], 3));
     backend.stop().unwrap();
 }
 
@@ -73,42 +84,117 @@ fn in_guest_the_transaction_id_tells_whether_pool_and_ledger_belong_together() {
     backend.create(VolumeId(1), None, None).unwrap();
     backend.stop().unwrap();
     let record = rig.ledger.load().unwrap().unwrap();
-    assert_eq!(record.reserved_end, RANGE);
-    let pool_is_at = record.transaction_id;
-    let with = |transaction_id| Some(types::Pool { transaction_id, ..record.clone() });
+    assert_eq!((record.reserved_end, record.settled), (RANGE, true));
+    let at = record.transaction_id;
+    let with =
+        |transaction_id, settled| Some(types::Pool { transaction_id, settled, ..record.clone() });
 
-    // (what the ledger says, whether the pool is taken)
-    for (saved, taken) in
-        [(pool_is_at, true), (pool_is_at + 2, false), (pool_is_at - 1, false), (3, false)]
+    for (saved, settled) in
+        [(at + 2, true), (at + 2, false), (at + 1, true), (at - 1, false), (3, true)]
     {
-        *rig.ledger.0.lock() = with(saved);
-        match rig.try_start() {
-            Ok(backend) => {
-                assert!(taken, "ledger at {saved}, pool at {pool_is_at}");
-                backend.stop().unwrap();
-            }
-            Err(error) => {
-                let refused = text(&error);
-                assert!(!taken, "{refused}");
-                let both = refused.contains(&saved.to_string())
-                    && refused.contains(&pool_is_at.to_string());
-                assert!(both, "the message names both numbers: {refused}");
-            }
-        }
+        *rig.ledger.0.lock() = with(saved, settled);
+        let refused = text(&rig.try_start().unwrap_err());
+        let both = refused.contains(&saved.to_string()) && refused.contains(&at.to_string());
+        assert!(both, "the message names both numbers: {refused}");
+        assert!(refused.contains("--force-adopt"), "{refused}");
         assert_eq!(rig.left_over(), [""; 0], "ledger at {saved}");
     }
 
-    // Crashed between the ledger and the pool: the pool is moved on.
-    *rig.ledger.0.lock() = with(pool_is_at + 1);
-    let backend = rig.start();
-    assert_eq!(backend.status().unwrap().transaction_id, pool_is_at + 1);
-    backend.stop().unwrap();
+    // Crashed between the ledger and the pool, or between the pool and the ledger: it is finished,
+    // and each start moves on.
+    for (saved, settled, then) in
+        [(at + 1, false, at + 2), (at + 2, false, at + 3), (at + 3, true, at + 4)]
+    {
+        *rig.ledger.0.lock() = with(saved, settled);
+        let backend = rig.start();
+        assert_eq!(backend.status().unwrap().transaction_id, then);
+        assert!(rig.ledger.load().unwrap().unwrap().settled);
+        backend.stop().unwrap();
+    }
+}
 
-    // A lost ledger is not an empty one.
+#[test]
+fn in_guest_a_pool_that_the_ledger_lost_is_refused_and_by_force_set_aside_and_given_back() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    backend.create(VolumeId(1), None, None).unwrap();
+    backend.stop().unwrap();
     *rig.ledger.0.lock() = None;
     let refused = text(&rig.try_start().unwrap_err());
     assert!(refused.contains("knows none of them"), "{refused}");
     assert_eq!(rig.left_over(), [""; 0]);
+
+    let forced = ThinConfig { force_adopt: true, ..rig.config() };
+    let backend = ThinBackend::start(forced, Arc::new(rig.ledger.clone())).unwrap();
+    assert_eq!(backend.reconcile(&[]).unwrap(), Reconciled::default());
+    let faulty: Vec<_> = backend.faulty().iter().map(|f| f.thin_id).collect();
+    assert_eq!(faulty, [0, 1], "the template and the volume");
+    assert_eq!(backend.existing().unwrap().len(), 2, "nothing is deleted");
+    let fresh = backend.create(VolumeId(2), None, None).unwrap();
+    assert!(thin(&fresh).get() > 1);
+    assert!(backend.retry_faulty(&[]).unwrap().iter().all(|r| r.failure.is_none()));
+    assert_eq!(backend.existing().unwrap().len(), 2, "a template and a volume");
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_an_older_copy_of_the_metadata_is_refused_and_by_force_what_it_lacks_is_lost() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let kept = committed(&backend, 1, None, "a", b"1");
+    backend.stop().unwrap();
+    let file = rig.dir.path().join("thin/metadata.img");
+    let copy = rig.dir.path().join("copy");
+    std::fs::copy(&file, &copy).unwrap();
+    let backend = rig.start();
+    let later = backend.create(VolumeId(2), Some(&kept), None).unwrap();
+    backend.stop().unwrap();
+    std::fs::copy(&copy, &file).unwrap();
+    let refused = text(&rig.try_start().unwrap_err());
+    assert!(refused.contains("the pool's metadata is an older copy"), "{refused}");
+    assert_eq!(rig.left_over(), [""; 0]);
+
+    let known = [kept.clone(), later];
+    let forced = ThinConfig { force_adopt: true, ..rig.config() };
+    let backend = ThinBackend::start(forced.clone(), Arc::new(rig.ledger.clone())).unwrap();
+    let reconciled = backend.reconcile(&known).unwrap();
+    assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(2)], reaped: 0, kept: 0 });
+    let mounted = backend.activate(&kept, Access::ReadOnly).unwrap();
+    assert_eq!(read(&mounted, "a").unwrap(), b"1");
+    backend.deactivate(&kept, mounted).unwrap();
+    backend.stop().unwrap();
+    rig.start().stop().expect("adopted is adopted");
+
+    // All of it gone.
+    std::fs::write(&file, vec![0; 32 << 20]).unwrap();
+    let refused = text(&rig.try_start().unwrap_err());
+    assert!(refused.contains("is blank") && refused.contains("--force-adopt"), "{refused}");
+    let backend = ThinBackend::start(forced, Arc::new(rig.ledger.clone())).unwrap();
+    assert_eq!(backend.reconcile(&known).unwrap().lost, [VolumeId(1), VolumeId(2)]);
+    backend.create(VolumeId(3), None, None).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_an_older_copy_of_the_ledger_is_refused_and_by_force_nothing_is_deleted() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let kept = committed(&backend, 1, None, "a", b"1");
+    backend.stop().unwrap();
+    let older = rig.ledger.load().unwrap();
+    let backend = rig.start();
+    let later = committed(&backend, 2, None, "b", b"2");
+    backend.stop().unwrap();
+    *rig.ledger.0.lock() = older;
+    let refused = text(&rig.try_start().unwrap_err());
+    assert!(refused.contains("the metadata store is an older copy"), "{refused}");
+
+    let forced = ThinConfig { force_adopt: true, ..rig.config() };
+    let backend = ThinBackend::start(forced, Arc::new(rig.ledger.clone())).unwrap();
+    assert_eq!(backend.reconcile(std::slice::from_ref(&kept)).unwrap(), Reconciled::default());
+    let faulty: Vec<_> = backend.faulty().iter().map(|f| f.thin_id).collect();
+    assert_eq!(faulty, [thin(&later).get()], "kept for whoever looks for it");
+    backend.stop().unwrap();
 }
 
 #[test]
@@ -120,14 +206,11 @@ fn in_guest_each_process_begins_with_a_range_of_its_own() {
     assert_eq!(backend.status().unwrap().transaction_id, before + 1);
     drop(backend);
     let backend = rig.start();
-    assert_eq!(
-        backend.status().unwrap().transaction_id,
-        before + 1,
-        "a start alone reserves nothing"
-    );
+    assert_eq!(backend.status().unwrap().transaction_id, before + 2, "each start moves on");
+    assert_eq!(backend.book.record().reserved_end, RANGE, "a start alone reserves nothing");
     let volume = backend.create(VolumeId(2), None, None).unwrap();
     assert_eq!(thin(&volume).get(), RANGE);
-    assert_eq!(backend.status().unwrap().transaction_id, before + 2);
+    assert_eq!(backend.status().unwrap().transaction_id, before + 3);
     backend.stop().unwrap();
 }
 
