@@ -203,6 +203,10 @@ impl Watch {
         if matches!(lengthened, Ok(true)) {
             status = self.status()?;
         }
+        if status.mode == PoolMode::OutOfDataSpace && status.data.free() > 0 {
+            self.wake()?;
+            status = self.status()?;
+        }
         let at_limit = lengthened.is_err() || room::is_exhausted(&status, self.most_blocks());
         self.sample(&status);
         let promised = if at_limit { self.devices.promised() / self.block() } else { 0 };
@@ -329,6 +333,17 @@ impl Watch {
             "the pool has got more of its device"
         );
         Ok(true)
+    }
+
+    /// A pool that ran out of data while it was being lengthened can stay in that mode although it has room by now:
+    /// its writers would wait for the kernel's timeout (60 s), and fail. Suspending and resuming it once more ends
+    /// that.
+    fn wake(&self) -> Result<()> {
+        let table = self.live_table()?;
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        loaded.map_err(|e| pool_error("resuming a pool that has room again", e))?;
+        tracing::info!(pool = self.pool.name(), "resumed the pool, which had room but didn't use it");
+        Ok(())
     }
 
     /// Nobody waits for what won't come.
