@@ -87,8 +87,25 @@ fn without_a_daemon_the_command_says_how_to_start_one() {
 fn help_completions_and_man_pages_are_there() {
     let help = run(THINFS, ["--help"]).ok();
     for command in [
-        "serve", "prepare", "view", "commit", "rm", "ls", "tree", "info", "usage", "mounts",
-        "diff", "label", "lease", "namespace", "gc", "status", "check", "events", "backup",
+        "serve",
+        "prepare",
+        "view",
+        "commit",
+        "rm",
+        "ls",
+        "tree",
+        "info",
+        "usage",
+        "mounts",
+        "diff",
+        "label",
+        "lease",
+        "namespace",
+        "gc",
+        "status",
+        "check",
+        "events",
+        "backup",
         "restore",
     ] {
         assert!(help.contains(command), "{command} in --help");

@@ -343,7 +343,11 @@ fn without_nanoseconds(line: &str) -> String {
 
 /// Panics with the first differences.
 #[track_caller]
-pub fn assert_same(what: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String, String>) {
+pub fn assert_same(
+    what: &str,
+    expected: &BTreeMap<String, String>,
+    found: &BTreeMap<String, String>,
+) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let different: Vec<_> =
         paths.into_iter().filter(|p| expected.get(*p) != found.get(*p)).collect();

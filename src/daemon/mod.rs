@@ -18,8 +18,8 @@ mod handover;
 mod ledger;
 mod limits;
 mod mount;
-pub mod offline;
 mod mounted;
+pub mod offline;
 mod root;
 mod stop;
 
@@ -151,7 +151,8 @@ impl Daemon {
         mount: &Mount,
     ) -> Result<()> {
         let containerds = self.config.containerd_namespace.clone();
-        let collector = Collector::new(Arc::clone(snapshots), containerds, schedule(self.config.gc));
+        let collector =
+            Collector::new(Arc::clone(snapshots), containerds, schedule(self.config.gc));
         let (tree, asked) = (self.config.mount.clone(), Arc::clone(snapshots));
         let mounts = Mounted::new(Box::new(move || mounted::list(&tree, &asked)));
         collector.register(Arc::new(mounts));
@@ -220,7 +221,8 @@ fn schedule(gc: Collecting) -> gc::Settings {
 }
 
 fn report(recovery: &Recovery) {
-    let Recovery { snapshots, volumes, tombstones, reaped, kept, keeping, lost, unnamed } = recovery;
+    let Recovery { snapshots, volumes, tombstones, reaped, kept, keeping, lost, unnamed } =
+        recovery;
     tracing::info!(snapshots, volumes, tombstones, reaped, lost = lost.len(), "recovered");
     if let Some(reason) = keeping {
         tracing::warn!(kept, reason, "volumes that no record names are kept: see `thinfs check`");
@@ -235,7 +237,15 @@ fn report(recovery: &Recovery) {
 
 fn report_layers(restored: &Restored) {
     let Restored { layers, rw_layers, images, abandoned, collected, stray_records, .. } = restored;
-    tracing::info!(layers, rw_layers, images, abandoned, collected, stray_records, "layers restored");
+    tracing::info!(
+        layers,
+        rw_layers,
+        images,
+        abandoned,
+        collected,
+        stray_records,
+        "layers restored"
+    );
     for layer in &restored.unreadable {
         tracing::error!(layer, "a layer can't be read and is skipped");
     }

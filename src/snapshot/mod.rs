@@ -68,8 +68,8 @@ pub use error::{Error, Result};
 pub use handout::{MOUNT_FORM_LABEL, mount_form};
 pub use reaper::{Pending, PendingState, Reaped};
 pub use recover::Recovery;
-pub use repair::Repair;
 pub use references::{Noted, References};
+pub use repair::Repair;
 pub use space::Space;
 pub use update::LabelUpdate;
 

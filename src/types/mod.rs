@@ -22,10 +22,8 @@ pub use layer::{
     is_in_the_making,
 };
 pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
-pub use references::{
-    EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references,
-};
 pub use mount_form::{MountForm, UnknownMountForm};
+pub use references::{EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references};
 pub use snapshot::Snapshot;
 pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
 

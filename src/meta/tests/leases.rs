@@ -48,7 +48,8 @@ fn a_hold_of_a_missing_lease_or_snapshot_is_found_by_verify() {
     let absent = LeaseId::new("absent").unwrap();
     let held = Leased::snapshot(&key("gone"));
     written(&store, |batch| batch.hold(&ns("default"), &absent, &held));
-    let kept = Lease { created: UNIX_EPOCH, labels: Labels::new(), id: LeaseId::new("kept").unwrap() };
+    let kept =
+        Lease { created: UNIX_EPOCH, labels: Labels::new(), id: LeaseId::new("kept").unwrap() };
     written(&store, |batch| {
         batch.put_lease(&ns("default"), &kept);
         batch.hold(&ns("default"), &kept.id, &held);

@@ -1,8 +1,8 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
 mod damage;
-mod migrating;
 mod leases;
+mod migrating;
 mod opening;
 mod querying;
 mod restoring;

@@ -108,10 +108,7 @@ fn a_failed_migration_leaves_the_former_schema() {
         Err(Error::IdsExhausted)
     };
     let error = Store::open_with(dir.path(), &migrations).unwrap_err();
-    assert!(
-        matches!(error, Error::Migration { to, .. } if to == newest(&later())),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::Migration { to, .. } if to == newest(&later())), "{error:?}");
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(schema(&store), newest(MIGRATIONS));
     assert_eq!(store.pool().unwrap().unwrap().transaction_id, 5);

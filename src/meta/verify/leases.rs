@@ -9,12 +9,13 @@ use crate::types::{LEASED_SNAPSHOT, LeaseId, Leased, Namespace, Snapshot, Snapsh
 impl Check<'_> {
     /// A lease and what it holds know of each other, and both exist.
     pub(super) fn leases(&mut self) -> Result<()> {
-        self.each(Column::LeaseResources, |check, row_key, _| {
-            match LeaseResources::decode_row_key(row_key) {
+        self.each(
+            Column::LeaseResources,
+            |check, row_key, _| match LeaseResources::decode_row_key(row_key) {
                 Ok((ns, lease, what)) => check.hold(&ns, &lease, &what),
                 Err(error) => check.bad_row(Column::LeaseResources, row_key, &error.to_string()),
-            }
-        })?;
+            },
+        )?;
         self.each(Column::Holders, |check, row_key, _| {
             let (ns, lease, what) = match Holders::decode_row_key(row_key) {
                 Ok(row) => row,
@@ -29,7 +30,9 @@ impl Check<'_> {
         self.each(Column::Collectable, |check, row_key, _| {
             let (ns, key) = match Collectable::decode_row_key(row_key) {
                 Ok(row) => row,
-                Err(error) => return check.bad_row(Column::Collectable, row_key, &error.to_string()),
+                Err(error) => {
+                    return check.bad_row(Column::Collectable, row_key, &error.to_string());
+                }
             };
             let sound = check.record(&ns, &key)?.is_some_and(|snapshot| snapshot.collectable);
             check.unless(sound, Column::Collectable, row_key, || {

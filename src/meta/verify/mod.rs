@@ -149,7 +149,13 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn new(db: &'a DB) -> Self {
         let moment = Moment::now(db);
-        Self { moment, volumes: BTreeMap::new(), made: BTreeMap::new(), remade: BTreeSet::new(), found: vec![] }
+        Self {
+            moment,
+            volumes: BTreeMap::new(),
+            made: BTreeMap::new(),
+            remade: BTreeSet::new(),
+            found: vec![],
+        }
     }
 }
 
@@ -190,7 +196,8 @@ impl Check<'_> {
             other => other?,
         }
         for line in lines {
-            let remedy = "remove what it names (`thinfs layer rm`, `image rm`, `rw rm`) and import it again";
+            let remedy =
+                "remove what it names (`thinfs layer rm`, `image rm`, `rw rm`) and import it again";
             self.manual("the layer store".to_owned(), line, remedy);
         }
         Ok(())

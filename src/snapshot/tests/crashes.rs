@@ -209,10 +209,13 @@ fn a_volume_record_without_a_snapshot_is_reported_and_left_alone() {
     fixture.snapshots().volumes().backend().create(volume.id, None, None).unwrap();
     let recovery = fixture.restart();
     assert_eq!((recovery.unnamed, recovery.reaped), (vec![VolumeId(77)], 0));
-    assert_eq!(backend_check(&fixture), [
+    assert_eq!(
+        backend_check(&fixture),
+        [
             "the snapshot id counter: it says 1, but id 77 was never reserved",
             "volume 77: it belongs to no snapshot"
-        ]);
+        ]
+    );
 }
 
 #[test]

@@ -342,7 +342,10 @@ impl Watch {
         let table = self.live_table()?;
         let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
         loaded.map_err(|e| pool_error("resuming a pool that has room again", e))?;
-        tracing::info!(pool = self.pool.name(), "resumed the pool, which had room but didn't use it");
+        tracing::info!(
+            pool = self.pool.name(),
+            "resumed the pool, which had room but didn't use it"
+        );
         Ok(())
     }
 

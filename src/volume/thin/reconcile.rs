@@ -147,10 +147,8 @@ mod tests {
     #[test]
     fn what_is_set_aside_is_neither_garbage_nor_foreign() {
         let faulty = |&thin_id: &u32| types::FaultyId { thin_id, why: String::new() };
-        let record = types::Pool {
-            faulty: [3, 2000].iter().map(faulty).collect(),
-            ..record(1024, &[])
-        };
+        let record =
+            types::Pool { faulty: [3, 2000].iter().map(faulty).collect(), ..record(1024, &[]) };
         let existing = [3, 4, 2000].map(thin).into();
         let findings = compare(&[], &record, &existing).unwrap();
         assert_eq!((findings.unnamed, findings.foreign), (vec![thin(4)], vec![]));

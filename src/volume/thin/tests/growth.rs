@@ -34,7 +34,8 @@ fn in_guest_a_pool_of_files_grows_under_a_writer_who_needs_more_than_it_has() {
     backend.stop().unwrap();
 
     let backend = ThinBackend::start(config, Arc::new(rig.ledger.clone())).unwrap();
-    assert_eq!(backend.capacity().unwrap().total, after.total, "the next start takes all of it");
+    // The pool may have been given more after the look, too.
+    assert!(backend.capacity().unwrap().total >= after.total, "the next start takes all of it");
     let mounted = backend.activate(&volume, Access::ReadOnly).unwrap();
     assert!(read(&mounted, "big").unwrap().iter().all(|byte| *byte == 7));
     backend.deactivate(&volume, mounted).unwrap();
