@@ -6,6 +6,7 @@
 //! has none of its own, and is spared the activation.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -42,6 +43,9 @@ impl Untouched {
 /// sixteenth of it, and this many bytes at least.
 const WORTH: u64 = 1 << 20;
 
+/// An xfs says that it has trimmed before its discards are done: how long to wait for the first of them.
+const DISCARDING: Duration = Duration::from_millis(100);
+
 impl ThinBackend {
     /// Discards what is free in a mounted volume. How many bytes the thin device maps less.
     pub(super) fn trim_volume(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
@@ -56,10 +60,16 @@ impl ThinBackend {
         }
         let before = self.devices.mapped(thin).map_err(failed)?;
         trim(&mounted.root, self.pool.table().block.bytes()).map_err(|e| failed(io(e)))?;
-        let after = self.devices.mapped(thin).map_err(failed)?;
         self.meter.outdate(thin);
         let mapped = |sectors: Option<Sectors>| sectors.map_or(0, Sectors::bytes);
-        Ok(mapped(before).saturating_sub(mapped(after)))
+        let (before, deadline) = (mapped(before), Instant::now() + DISCARDING);
+        loop {
+            let after = mapped(self.devices.mapped(thin).map_err(failed)?);
+            if after < before || Instant::now() >= deadline {
+                return Ok(before.saturating_sub(after));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The same before a commit, if there is something to gain. Best effort: a commit doesn't fail for it.
