@@ -71,7 +71,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// How many; `THINFS_TEST_HISTORIES` changes it. A debug build is some times slower.
 fn histories() -> u32 {
-    let default = if cfg!(debug_assertions) { 400 } else { 3_000 };
+    let default = if cfg!(debug_assertions) { 400 } else { 2_000 };
     std::env::var("THINFS_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
