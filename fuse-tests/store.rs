@@ -141,17 +141,15 @@ fn a_restored_store_serves_what_it_knows_and_destroys_nothing_until_told() {
     let aside = fs::read_dir(d.root()).unwrap().map(|e| e.unwrap().path());
     let aside: Vec<_> = aside.filter(|p| p.to_string_lossy().contains("before-restore")).collect();
     assert_eq!(aside.len(), 1);
-    let kept = d.root().join("restored");
-    fs::rename(d.root().join("meta"), &kept).unwrap();
-    fs::rename(&aside[0], d.root().join("meta")).unwrap();
+    thinfs(&d, &["restore", aside[0].to_str().unwrap()]).ok();
     d.restart();
     assert_eq!(fs::read_to_string(d.active("later").join("new")).unwrap(), "later work");
+    d.cli(&["check", "--repair"]).ok();
     d.cli(&["check"]).ok();
 
     // Forth again, and the word that lets go.
     assert_eq!(d.stop(), Some(0));
-    fs::rename(d.root().join("meta"), &aside[0]).unwrap();
-    fs::rename(&kept, d.root().join("meta")).unwrap();
+    thinfs(&d, &["restore", backup]).ok();
     d.restart();
     let repaired = d.cli(&["check", "--repair"]).ok();
     assert!(repaired.contains("mended: volumes that no record names"), "{repaired}");

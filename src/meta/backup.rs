@@ -13,7 +13,8 @@
 //! - **The pool is believed.** Its record is that of the replaced store where that can be read: it
 //!   tells of the pool as it is.
 //!
-//! The replaced store is set aside, not removed: exchanging the two directories back undoes it all.
+//! The replaced store is set aside, not removed: restoring it in its turn undoes it all. (Moving the directories by
+//! hand would bring back an older record of the pool, which the next start refuses.)
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -188,7 +189,13 @@ pub(super) fn exchange(dir: &Path, new: &Path, suffix: &str) -> Result<Option<Pa
         return Ok(None);
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let aside = beside(dir, &format!("{suffix}-{}", since.as_secs()));
+    // Two within a second get names of their own.
+    let named = |at: Duration| beside(dir, &format!("{suffix}-{}", at.as_secs()));
+    let mut at = since;
+    while named(at).exists() {
+        at += Duration::from_secs(1);
+    }
+    let aside = named(at);
     fs::rename(new, &aside).and_then(|()| sync()).map_err(failed)?;
     Ok(Some(aside))
 }
