@@ -26,9 +26,32 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// Room for a few hundred directory entries a call.
 const LISTING_BUFFER: usize = 32 * 1024;
 
+/// How often a lookup is tried again that met a rename. Each try has to lose a race of microseconds.
+const TRIES: usize = 64;
+
 /// Opens a subdirectory.
 pub(super) fn directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    openat2(dir, name, DIRECTORY, Mode::empty(), BENEATH)
+    beneath(dir, name, DIRECTORY, BENEATH)
+}
+
+/// Opens one component. With `RESOLVE_BENEATH` the kernel answers `EXDEV`, the same as for another
+/// mount, when the entry is moved out of the directory between its lookup and the check that it is
+/// still below (`complete_walk` in fs/namei.c): then it is looked up again, and found or gone.
+fn beneath(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    let open = || openat2(dir, name, flags, Mode::empty(), resolve);
+    let mut result = open();
+    for _ in 1..TRIES {
+        match result {
+            Err(Errno::XDEV | Errno::AGAIN) => result = open(),
+            result => return result,
+        }
+    }
+    result
 }
 
 /// Opens a directory again, with a read position of its own.
@@ -43,11 +66,10 @@ pub(super) fn parent(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// A descriptor that names the entry without opening it, whatever it is.
 pub(super) fn path_only(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    openat2(
+    beneath(
         dir,
         name,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS,
     )
 }
