@@ -133,7 +133,9 @@ impl Bench {
                     )
                 }));
             } else {
-                raw.push(timed(|| self.dm.message(&self.pool, Step::CreateSnap, &message).unwrap()));
+                raw.push(timed(|| {
+                    self.dm.message(&self.pool, Step::CreateSnap, &message).unwrap()
+                }));
             }
             prepare.push(timed(|| drop(self.prepare(Some(origin)))));
             // The record as it stands: the range of ids in use outlasts a run of samples.
