@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::ballast::Ballast;
 use super::devices::Devices;
 use super::error::{backend, dm_error, pool_error};
 use super::files::{GrowingFile, METADATA_MOST};
@@ -29,7 +30,7 @@ use super::{METADATA_BLOCK, room};
 use crate::sys::poll;
 use crate::thin::Sectors;
 use crate::thin::dm::Dm;
-use crate::thin::pool::Pool;
+use crate::thin::pool::{self, Pool};
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::table::{PoolTable, WhenFull};
 use crate::volume::Result;
@@ -91,11 +92,16 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Takes a first look, then goes on watching.
-    pub(super) fn start(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Result<Self> {
+    pub(super) fn start(
+        pool: Arc<Pool>,
+        devices: Arc<Devices>,
+        growth: Growth,
+        ballast: Arc<Ballast>,
+    ) -> Result<Self> {
         let failed = |e: io::Error| backend("starting the thread that watches the pool", e);
         let dm = Dm::open().map_err(|e| dm_error("watching the pool", e))?;
         let (ended, wake) = io::pipe().map_err(failed)?;
-        let mut watch = Watch::new(pool, devices, growth);
+        let mut watch = Watch::new(pool, devices, growth, Some(ballast));
         watch.look();
         let watch = Arc::new(Mutex::new(watch));
         let thread = std::thread::Builder::new().name("pool-keeper".into());
@@ -116,6 +122,15 @@ impl Keeper {
 
     /// Ends the thread. Twice is fine.
     pub(super) fn stop(&self) {
+        // The maker first: what it writes may wait for room that the keeper gives.
+        let maker = {
+            let mut watch = self.watch.lock();
+            watch.ballast = None;
+            watch.maker.take()
+        };
+        if maker.is_some_and(|maker| maker.join().is_err()) {
+            tracing::error!("the thread that makes the pool's ballast had panicked");
+        }
         drop(self.wake.lock().take());
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -156,6 +171,8 @@ pub(super) struct Watch {
     pool: Arc<Pool>,
     devices: Arc<Devices>,
     growth: Growth,
+    ballast: Option<Arc<Ballast>>,
+    maker: Option<JoinHandle<()>>,
     data: Samples,
     metadata: Samples,
     /// The highest of [`TOLD`] that was told of.
@@ -164,9 +181,37 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        devices: Arc<Devices>,
+        growth: Growth,
+        ballast: Option<Arc<Ballast>>,
+    ) -> Self {
         let (data, metadata, report) = Default::default();
-        Self { pool, devices, growth, data, metadata, told: 0, report }
+        Self { pool, devices, growth, ballast, maker: None, data, metadata, told: 0, report }
+    }
+
+    fn ballast(&self) -> &dyn pool::Ballast {
+        match &self.ballast {
+            Some(ballast) => &**ballast,
+            None => &(),
+        }
+    }
+
+    /// New ballast for what was spent, by another thread: its write may wait for what this one does.
+    fn keep_ballast(&mut self, status: &PoolStatus) {
+        let Some(ballast) = self.ballast.clone().filter(|ballast| ballast.is_spent()) else {
+            return;
+        };
+        let busy = self.maker.as_ref().is_some_and(|maker| !maker.is_finished());
+        if busy || status.mode != PoolMode::ReadWrite {
+            return;
+        }
+        let maker = std::thread::Builder::new().name("pool-ballast".into());
+        match maker.spawn(move || ballast.keep()) {
+            Ok(maker) => self.maker = Some(maker),
+            Err(error) => tracing::warn!(%error, "no thread for the pool's ballast"),
+        }
     }
 
     /// Looks, and does what is due; how long the next look may wait.
@@ -191,6 +236,7 @@ impl Watch {
         if !status.is_healthy() {
             return Ok((format!("the pool {} is {}", self.pool.name(), status.condition()), LOOK));
         }
+        self.keep_ballast(&status);
         let metadata_low = status.metadata.free() < status.metadata.total / METADATA_PART;
         let grown = match metadata_low {
             true => self.grow_metadata(),
@@ -297,7 +343,7 @@ impl Watch {
         }
         files.metadata.grow_to(wanted)?;
         let table = self.live_table()?;
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table, self.ballast()));
         loaded.map_err(|e| pool_error("growing the pool's metadata", e))?;
         tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool's metadata has grown");
         Ok(true)
@@ -340,7 +386,7 @@ impl Watch {
     /// that.
     fn wake(&self) -> Result<()> {
         let table = self.live_table()?;
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table, self.ballast()));
         loaded.map_err(|e| pool_error("resuming a pool that has room again", e))?;
         tracing::info!(
             pool = self.pool.name(),
@@ -375,7 +421,7 @@ impl Watch {
         if (table.length, table.when_full) == (before.length, before.when_full) {
             return Ok(());
         }
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(table, self.ballast()));
         loaded.map_err(|e| pool_error("growing the pool", e))
     }
 
