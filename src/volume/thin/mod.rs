@@ -151,10 +151,12 @@ impl ThinBackend {
         let opened = devices
             .adopt_handed_out()
             .map_err(|e| backend("looking for devices handed out before", e))
-            .and_then(|()| Book::open(ledger, &pool, identity.0, &count, config.force_adopt))
+            .and_then(|()| {
+                Book::open(ledger.clone(), &pool, identity.0, &count, config.force_adopt)
+            })
             .and_then(|book| {
                 let growth = assembly.growth(&config);
-                Ok((book, Keeper::start(pool.clone(), devices.clone(), growth)?))
+                Ok((book, Keeper::start(pool.clone(), devices.clone(), growth, ledger)?))
             });
         let (book, keeper) = match opened {
             Ok(opened) => opened,
