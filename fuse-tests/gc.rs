@@ -146,7 +146,8 @@ fn namespaces_are_made_labelled_collected_and_deleted() {
 /// Topic, place and key of each event that isn't the pool's, which come when it grows.
 fn events(d: &Daemon) -> Vec<String> {
     let events = d.json_lines(&["events", "--since", "0", "--no-wait"]);
-    let text = |event: &serde_json::Value, name: &str| event[name].as_str().unwrap().to_owned();
+    let text =
+        |event: &serde_json::Value, name: &str| event[name].as_str().unwrap_or("").to_owned();
     let line = |event: &serde_json::Value| {
         [text(event, "topic"), text(event, "namespace"), text(event, "key")].join(" ")
     };
