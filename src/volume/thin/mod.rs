@@ -155,14 +155,16 @@ impl ThinBackend {
         let opened = devices
             .adopt_handed_out()
             .map_err(|e| backend("looking for devices handed out before", e))
-            .and_then(|()| Book::open(ledger, &pool, identity.0, &count, config.force_adopt))
+            .and_then(|()| {
+                Book::open(ledger.clone(), &pool, identity.0, &count, config.force_adopt)
+            })
             .and_then(|book| {
                 let (book, growth) = (Arc::new(book), assembly.growth(&config));
                 let ballast =
                     Ballast::new(pool.clone(), devices.clone(), book.clone(), nodes.clone());
                 let ballast = Arc::new(ballast);
                 let kept = ballast.clone();
-                let keeper = Keeper::start(pool.clone(), devices.clone(), growth, kept)?;
+                let keeper = Keeper::start(pool.clone(), devices.clone(), growth, kept, ledger)?;
                 Ok((book, ballast, keeper))
             });
         let (book, ballast, keeper) = match opened {

@@ -32,6 +32,12 @@ fn in_guest_a_pool_of_files_grows_under_a_writer_who_needs_more_than_it_has() {
     backend.seal(&volume, &mut mounted).unwrap();
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
+    let grown = rig.ledger.1.lock().clone();
+    let grown: Vec<_> =
+        grown.iter().filter(|event| event.topic == types::Topic::POOL_GROW).collect();
+    let largest = grown.iter().filter(|event| event.details["device"] == "data").next_back();
+    let bytes: u64 = largest.expect("readers of events are told").details["bytes"].parse().unwrap();
+    assert!((160 * MIB..=512 * MIB).contains(&bytes), "{grown:?}");
 
     let backend = ThinBackend::start(config, Arc::new(rig.ledger.clone())).unwrap();
     // The pool may have been given more after the look, too.
@@ -96,7 +102,7 @@ fn in_guest_metadata_doubles_online_and_stays_so() {
     let volume = committed(&backend, 1, None, "file", b"content");
     let before = backend.capacity().unwrap().metadata_total;
     let growth = backend.assembly.growth(&backend.config);
-    let watch = Watch::new(backend.pool.clone(), backend.devices.clone(), growth, None);
+    let mut watch = Watch::new(backend.pool.clone(), backend.devices.clone(), growth, None);
     assert!(watch.grow_metadata().unwrap());
     assert_eq!(backend.capacity().unwrap().metadata_total, before * 2);
     drop(watch);
@@ -276,6 +282,10 @@ fn in_guest_a_pool_at_its_limit_refuses_the_write_itself_and_lets_go_after_a_rem
     File::open(below(&mounted, "again")).unwrap().sync_all().unwrap();
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
+    let topics = rig.ledger.topics();
+    let at = |topic: &str| topics.iter().position(|told| told == topic).expect("it was told");
+    assert!(at("/pool/low") < at("/pool/full"), "on the way up: {topics:?}");
+    assert_eq!(topics.last().map(String::as_str), Some("/pool/recover"), "{topics:?}");
 }
 
 #[test]
