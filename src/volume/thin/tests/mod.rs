@@ -167,6 +167,11 @@ fn committed(
     volume
 }
 
+/// Thin devices in the pool, its ballast left out.
+fn devices_in(backend: &ThinBackend) -> usize {
+    backend.existing().unwrap().len() - backend.book.record().ballast.len()
+}
+
 fn usage(backend: &ThinBackend, volume: &Volume, origin: Option<&Volume>) -> Usage {
     backend.usage(volume, origin, None, &AtomicBool::new(false)).unwrap()
 }
