@@ -1,10 +1,11 @@
 //! Blocks that are there to be freed.
 //!
 //! A pool that is out of data lets its writers wait; to get more blocks it is suspended, which makes the kernel
-//! give back what waits. A write that arrives in that very moment is missed (`thin_map` has looked at `requeue_mode`
-//! before it is set, and waits for the metadata's lock meanwhile): it then waits for blocks, the suspension waits for
-//! it, and after `no_space_timeout` (60 s) the kernel answers ENOSPC to all who wait, although the room was there. Seen
-//! on Linux 7.2 with a stack of `dm_internal_suspend_noflush`; the code is the same in 6.1.
+//! give back what waits. Some write is missed then: the suspension waits for it (`dm_wait_for_completion`, below
+//! `dm_internal_suspend_noflush`; seen on Linux 7.2), it waits for a block, and after `no_space_timeout` (60 s) the
+//! kernel answers ENOSPC to all who wait, although the room was there. Presumably `thin_map` had looked at
+//! `requeue_mode` before it was set, and went to sleep on the metadata's lock; that is read from the source, not
+//! traced.
 //!
 //! One free block ends it: the pool leaves its mode, looks at who waits again, and gives that write back, too. So there
 //! are a few thin devices with a block each, made while there is room, and one of them is deleted when a suspension
@@ -22,6 +23,7 @@ use super::error::{backend, io, pool_error};
 use super::ledger::Book;
 use super::provision::Provision;
 use super::usage;
+use crate::crashpoint::{Step, around};
 use crate::sys::direct::{self, Block};
 use crate::thin::node::Nodes;
 use crate::thin::pool::{self, Pool};
@@ -136,5 +138,5 @@ impl pool::Ballast for Ballast {
 }
 
 fn fill(device: &Path) -> std::io::Result<()> {
-    direct::write(device, 0, &Block::zeroed())
+    around(Step::Ballast, || direct::write(device, 0, &Block::zeroed()))
 }
