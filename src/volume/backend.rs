@@ -199,7 +199,6 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
             Some(id) => Err(Error::NotFaulty(*id)),
         }
     }
-    /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
     /// Whether volumes can be handed out as block devices.
     fn has_block_devices(&self) -> bool {
         false
@@ -213,6 +212,13 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Whether it is handed out.
     fn is_handed_out(&self, _volume: &Volume) -> bool {
         false
+    }
+    /// The volume as it is to be recorded from now on, with the content that its handed-out block device has at this
+    /// moment, on storage of its own: whoever has the device open goes on with what is there now, which the caller
+    /// records as a volume to be destroyed. Durable when it returns, but unnamed, as after `create`.
+    fn fork_handed_out(&self, volume: &Volume) -> Result<Volume> {
+        let context = format!("copying the block device of volume {}", volume.id);
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
     }
     /// Takes the block device back; Busy if somebody has it open for longer than `patience`. What isn't
     /// handed out counts as taken back.

@@ -26,6 +26,7 @@
 mod activation;
 mod backend;
 mod error;
+mod fork;
 mod gate;
 mod handout;
 mod id_set;
@@ -45,6 +46,7 @@ pub use backend::{
     Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Retried, Share, Shares,
 };
 pub use error::{Error, Result};
+pub use fork::Fork;
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};
 pub use seal::Seal;

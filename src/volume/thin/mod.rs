@@ -26,8 +26,9 @@
 //! describe   the lines of `status`
 //! ```
 //!
-//! Invariants: a volume's thin device never changes; a sealed volume is never written again; only
-//! volumes that are not live (sealed, or inactive) become origins, so no origin is ever suspended. Order of
+//! Invariants: a volume's thin id never changes, but for one commit of a block device that somebody has open; a sealed
+//! volume is never written again; only volumes that are not live (sealed, or inactive) become origins, so no origin is ever
+//! suspended but for that commit. Order of
 //! locks: template, turn of a thin id, ids, metadata snapshot, pool message. No lock is held over
 //! a mount or mkfs but the turn of the thin id concerned, and that of templates.
 //!
@@ -420,6 +421,10 @@ impl Backend for ThinBackend {
 
     fn is_handed_out(&self, volume: &Volume) -> bool {
         thin_id(volume).is_ok_and(|thin| self.devices.is_handed_out(thin))
+    }
+
+    fn fork_handed_out(&self, volume: &Volume) -> Result<Volume> {
+        self.fork(volume)
     }
 
     fn take_back(&self, volume: &Volume, patience: Duration) -> Result<()> {
