@@ -81,6 +81,7 @@ fn suite(environment: &[(&str, &str)]) {
         results.iter().filter(|(passed, _)| *passed).count(),
         results.len()
     );
+    output.stdout.lines().filter(|l| l.contains("daemons served")).for_each(|l| eprintln!("{l}"));
     let failed: Vec<_> =
         results.iter().filter(|(passed, _)| !passed).map(|(_, name)| name).collect();
     assert!(

@@ -136,6 +136,12 @@ fn the_commands_of_the_readme_run() {
     assert!(
         lines.len() >= 9 && lines.iter().all(|l| l.starts_with("ctr ") || l.starts_with("thinfs "))
     );
+    // No command hides in the text.
+    for word in part.split('`').skip(1).step_by(2) {
+        let program = word.split_once(' ').map(|(program, _)| program);
+        let commands = ["ctr", "thinfs", "systemctl", "kubectl", "containerd", "nerdctl"];
+        assert!(!commands.iter().any(|known| program == Some(known)), "{word:?} is not run");
+    }
 
     let d = Daemon::start();
     let c = Containerd::start(Some(&d.socket()));

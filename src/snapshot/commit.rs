@@ -133,11 +133,11 @@ impl Snapshots {
         let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
         also(&info, &mut batch);
         match self.write_renamed(batch, key, &info, lease) {
-            Ok(()) => Ok((info, settled.keep())),
+            Ok(()) => Ok((info, settled.keep(&self.volumes))),
             Err(error) => {
                 if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
                     // The next start finds out, and about the tombstone, too.
-                    settled.keep();
+                    settled.keep(&self.volumes);
                 }
                 Err(error)
             }

@@ -6,15 +6,17 @@ use super::error::Result;
 use super::{Snapshots, volume};
 use crate::meta::Batch;
 use crate::types::{Volume, VolumeId, VolumeState};
-use crate::volume::{Fork, Seal};
+use crate::volume::{Fork, Seal, Volumes};
 
 /// How long a commit waits for writers: the kernel tells of closed files a moment after the fact.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits for those who are closing the block device.
 const CLOSING: Duration = Duration::from_millis(50);
 
-/// Content at rest. Dropped without [`Settled::keep`], all is as it was.
+/// A volume whose content can't change any more. Dropped without [`Settled::keep`], all is as it was.
 pub(super) enum Settled {
+    /// Nobody has it activated, nor can while the snapshot's key is held; and it is whole and durable as it is.
+    AtRest(Volume),
     /// The volume is sealed.
     Sealed(Volume, Seal),
     /// Somebody has the volume's block device open and goes on writing. A copy stays behind under the volume's id; what
@@ -26,7 +28,7 @@ impl Settled {
     /// The volume as it is after the commit.
     pub(super) fn volume(&self) -> &Volume {
         match self {
-            Settled::Sealed(volume, _) => volume,
+            Settled::AtRest(volume) | Settled::Sealed(volume, _) => volume,
             Settled::Forked(fork, _) => fork.volume(),
         }
     }
@@ -40,8 +42,12 @@ impl Settled {
     }
 
     /// The commit is durable. Gives the tombstone for the reaper, if there is one.
-    pub(super) fn keep(self) -> Option<Volume> {
+    pub(super) fn keep(self, volumes: &Volumes) -> Option<Volume> {
         match self {
+            Settled::AtRest(volume) => {
+                volumes.keep_at_rest(&volume);
+                None
+            }
             Settled::Sealed(_, seal) => {
                 seal.keep();
                 None
@@ -55,9 +61,10 @@ impl Settled {
 }
 
 impl Snapshots {
-    /// Takes back what was handed out and seals the volume; or makes a copy, if somebody has the block device open.
+    /// Takes back what was handed out and seals the volume, unless it is at rest; or makes a copy, if somebody has the block device open.
     pub(super) fn settle(&self, volume: Volume) -> Result<Settled> {
         match self.volumes.take_back(&volume, CLOSING) {
+            Ok(()) if self.volumes.is_at_rest(&volume) => Ok(Settled::AtRest(volume)),
             Ok(()) => {
                 let seal = self.volumes.seal(&volume, PATIENCE)?;
                 Ok(Settled::Sealed(volume, seal))

@@ -128,6 +128,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// exists (Volumes has drained them) but readers may go on. Afterwards `create` with this
     /// origin needs no suspend.
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()>;
+    /// Whether the content of a volume that isn't activated is whole and on stable storage as it is, so that sealing
+    /// needs nothing to be mounted.
+    fn is_at_rest(&self, _volume: &Volume) -> bool {
+        false
+    }
     /// Makes a volume writable again, in place, after a seal whose commit wasn't recorded. A
     /// backend that can't leaves this default: then the volume is written again once its last pin
     /// is gone and it has been activated anew.

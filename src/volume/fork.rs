@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::activation::Shared;
 use super::volumes::Volumes;
-use super::{Error, Result};
+use super::Result;
 use crate::types::Volume;
 
 /// A copy of a handed-out volume whose commit isn't recorded yet. Dropped without [`Fork::keep`], it is destroyed.
@@ -38,7 +38,7 @@ impl Fork {
         self.shared.sealed.write().insert(self.volume.id);
     }
 
-    fn undo(&self) -> Result<(), Error> {
+    fn undo(&self) -> Result<()> {
         self.shared.backend.destroy(&self.volume)
     }
 }

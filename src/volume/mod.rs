@@ -33,6 +33,7 @@ mod id_set;
 mod idle;
 pub mod native;
 mod pin;
+mod rest;
 mod seal;
 mod slots;
 pub mod thin;

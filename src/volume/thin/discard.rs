@@ -34,6 +34,10 @@ impl Untouched {
         self.0.lock().remove(&thin);
     }
 
+    pub(super) fn contains(&self, thin: ThinId) -> bool {
+        self.0.lock().contains(&thin)
+    }
+
     fn take(&self, thin: ThinId) -> bool {
         self.0.lock().remove(&thin)
     }
@@ -42,6 +46,12 @@ impl Untouched {
 /// A trim at commit is worth its while when the thin device maps so much more than the filesystem uses: a
 /// sixteenth of it, and this many bytes at least.
 const WORTH: u64 = 1 << 20;
+
+/// What is worth a trim of bytes that are mapped and not used.
+pub(super) fn excess(mapped: u64, used: u64) -> u64 {
+    let excess = mapped.saturating_sub(used);
+    if excess >= WORTH.max(used / 16) { excess } else { 0 }
+}
 
 /// An xfs says that it has trimmed before its discards are done: how long to wait for the first of them.
 const DISCARDING: Duration = Duration::from_millis(100);
@@ -100,8 +110,7 @@ impl ThinBackend {
         let fs = rustix::fs::fstatvfs(&mounted.root)
             .map_err(|e| super::io(format!("looking at volume {}", volume.id), e.into()))?;
         let used = (fs.f_blocks - fs.f_bfree) * fs.f_frsize;
-        let excess = mapped.saturating_sub(used);
-        Ok(if excess >= WORTH.max(used / 16) { excess } else { 0 })
+        Ok(excess(mapped, used))
     }
 
     /// Gives back what only this volume has. Best effort: what fails costs space below the pool, never in it.

@@ -40,6 +40,15 @@ pub(super) struct HandedOut {
     access: Access,
 }
 
+/// A volume whose device was taken back with a filesystem that was left clean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AtRest {
+    /// Inodes in use.
+    pub(super) inodes: u64,
+    /// Bytes that a trim would be worth its while for.
+    pub(super) excess: u64,
+}
+
 impl ThinBackend {
     /// The volume with the content that its handed-out device has now, under another thin id:
     ///
@@ -53,10 +62,7 @@ impl ThinBackend {
     pub(super) fn fork(&self, volume: &Volume) -> volume::Result<Volume> {
         self.check_room()?;
         let base = thin_id(volume)?;
-        let copy = |thin| {
-            self.devices.while_suspended(base, || self.pool.create_snap(thin, base))??;
-            Ok(())
-        };
+        let copy = |thin| self.devices.while_suspended(base, || self.pool.create_snap(thin, base))?;
         let thin = self.create_with(copy)?.ok_or(Error::Missing(volume.id))?;
         tracing::debug!(volume = %volume.id, %base, %thin, "copied a block device in use");
         Ok(Volume { backing: Backing::Thin { thin_id: thin.get() }, ..volume.clone() })
@@ -106,6 +112,7 @@ impl Devices {
 
     fn make(&self, thin: ThinId, size: Sectors, access: Access, name: &str) -> Result<PathBuf> {
         if access == Access::ReadWrite {
+            self.at_rest.lock().remove(&thin);
             let present = self.active.lock().remove(&thin);
             present.map_or(Ok(()), |active| self.close(thin, active))?;
         }
@@ -171,13 +178,37 @@ impl Devices {
             return Ok(());
         }
         let name = self.identity.handout_name(thin);
+        let settled = self.settle(thin, &name);
         if !remove_when_closed(&self.dm, &name, patience)? {
             return Err(in_use(&self.nodes.published(&name)));
         }
         self.nodes.withdraw(&name);
         self.handed_out.lock().remove(&thin);
+        if let Some(settled) = settled {
+            self.at_rest.lock().insert(thin, settled);
+        }
         tracing::debug!(device = name, "taken back");
         Ok(())
+    }
+
+    /// Has what was written through a device that nobody has open any more on stable storage, and takes note of what is
+    /// there, if its filesystem was left clean. What fails here is left to a mount.
+    fn settle(&self, thin: ThinId, name: &str) -> Option<AtRest> {
+        let path = self.written_elsewhere(thin)?;
+        if self.dm.info(name).ok()??.open_count > 0 {
+            return None;
+        }
+        let superblock = self.superblock(&path).ok().filter(|found| found.is_clean())?;
+        let status = self.dm.status(name).ok()?;
+        let mapped = status.split_ascii_whitespace().next()?.parse().map(Sectors).ok()?;
+        std::fs::File::open(&path).and_then(|device| device.sync_all()).ok()?;
+        let excess = super::discard::excess(mapped.bytes(), superblock.used_bytes());
+        Some(AtRest { inodes: superblock.used_inodes(), excess })
+    }
+
+    /// What is known of a volume that is at rest: its device was taken back, and not used since.
+    pub(super) fn at_rest(&self, thin: ThinId) -> Option<AtRest> {
+        self.at_rest.lock().get(&thin).copied()
     }
 
     /// Takes back what nobody has open. The names of the others, which stay.

@@ -288,6 +288,13 @@ impl Backend for ThinBackend {
         Ok(())
     }
 
+    fn is_at_rest(&self, volume: &Volume) -> bool {
+        let Ok(thin) = thin_id(volume) else { return false };
+        let worth_a_trim = |excess| self.config.trim_on_commit && excess > 0;
+        self.untouched.contains(thin)
+            || self.devices.at_rest(thin).is_some_and(|found| !worth_a_trim(found.excess))
+    }
+
     fn unseal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
         let unsealed = self.devices.unseal(thin_id(volume)?);
         unsealed.map_err(|e| volume_error(volume.id, "making writable again", e))?;
@@ -327,6 +334,7 @@ impl Backend for ThinBackend {
             .deactivate_then(thin, || self.pool.delete(thin))
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
         provision::deleted(volume.id, deleted)?;
+        self.devices.at_rest.lock().remove(&thin);
         self.meter.forget(thin);
         Ok(())
     }
@@ -339,6 +347,9 @@ impl Backend for ThinBackend {
         cancel: &AtomicBool,
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
+        if self.untouched.contains(thin) {
+            return Ok(Usage::default());
+        }
         if self.devices.written_elsewhere(thin).is_some() {
             self.meter.forget(thin); // nobody tells us of what is written there
         }
@@ -434,7 +445,11 @@ impl Backend for ThinBackend {
         }
         self.meter.forget(thin);
         let taken = self.devices.take_back(thin, patience);
-        taken.map_err(|e| volume_error(volume.id, "taking back", e))
+        taken.map_err(|e| volume_error(volume.id, "taking back", e))?;
+        if let Some(found) = self.devices.at_rest(thin) {
+            self.meter.saw_inodes(thin, found.inodes);
+        }
+        Ok(())
     }
 
     fn stop(&self) -> Result<()> {
