@@ -9,9 +9,7 @@ use super::references::named;
 use super::{Also, Change, Info, Snapshots, events};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
-use crate::types::{
-    Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, Volume, check_labels,
-};
+use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, Volume, check_labels};
 
 impl Snapshots {
     /// Commits the active snapshot `key` as `name`. The key is free afterwards; id and volume stay,

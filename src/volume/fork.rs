@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::Result;
 use super::activation::Shared;
 use super::volumes::Volumes;
-use super::Result;
 use crate::types::Volume;
 
 /// A copy of a handed-out volume whose commit isn't recorded yet. Dropped without [`Fork::keep`], it is destroyed.

@@ -5,7 +5,7 @@
 //! blocks that nobody else has down. A volume that was made by this process and never activated for writing
 //! has none of its own, and is spared the activation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -43,18 +43,42 @@ impl Untouched {
     }
 }
 
-/// A trim at commit is worth its while when the thin device maps so much more than the filesystem uses: a
-/// sixteenth of it, and this many bytes at least.
-const WORTH: u64 = 1 << 20;
+/// What thin devices that are written map beyond what their filesystems use, in bytes, when this process first had
+/// them mounted: journal, inode tables, the rest of each pool block. No trim gives that back.
+#[derive(Debug, Default)]
+pub(super) struct Overhead(Mutex<HashMap<ThinId, u64>>);
 
-/// What is worth a trim of bytes that are mapped and not used.
-pub(super) fn excess(mapped: u64, used: u64) -> u64 {
-    let excess = mapped.saturating_sub(used);
-    if excess >= WORTH.max(used / 16) { excess } else { 0 }
+impl Overhead {
+    /// Unless it is known already.
+    pub(super) fn note(&self, thin: ThinId, measure: impl FnOnce() -> Option<u64>) {
+        if self.0.lock().contains_key(&thin) {
+            return;
+        }
+        if let Some(overhead) = measure() {
+            self.0.lock().insert(thin, overhead);
+        }
+    }
+
+    /// Bytes that a trim could give back of so much that is mapped and not used; 0 where they aren't worth one.
+    pub(super) fn excess(&self, thin: ThinId, overhead: u64, used: u64) -> u64 {
+        let known = self.0.lock().get(&thin).copied().unwrap_or(0);
+        let excess = overhead.saturating_sub(known);
+        if excess >= WORTH.max(used / 16) { excess } else { 0 }
+    }
+
+    pub(super) fn forget(&self, thin: ThinId) {
+        self.0.lock().remove(&thin);
+    }
 }
+
+/// A trim at commit is worth its while when the thin device maps so much more than it did, beyond what the filesystem
+/// uses: a sixteenth of that, and this many bytes at least.
+const WORTH: u64 = 1 << 20;
 
 /// An xfs says that it has trimmed before its discards are done: how long to wait for the first of them.
 const DISCARDING: Duration = Duration::from_millis(100);
+/// xfs, as statfs names it.
+const XFS_MAGIC: u64 = 0x5846_5342;
 
 impl ThinBackend {
     /// Discards what is free in a mounted volume. How many bytes the thin device maps less.
@@ -72,7 +96,9 @@ impl ThinBackend {
         trim(&mounted.root, self.pool.table().block.bytes()).map_err(|e| failed(io(e)))?;
         self.meter.outdate(thin);
         let mapped = |sectors: Option<Sectors>| sectors.map_or(0, Sectors::bytes);
-        let (before, deadline) = (mapped(before), Instant::now() + DISCARDING);
+        let kind = rustix::fs::fstatfs(&mounted.root).map_err(|e| failed(io(e.into())))?.f_type;
+        let patience = if kind as u64 == XFS_MAGIC { DISCARDING } else { Duration::ZERO };
+        let (before, deadline) = (mapped(before), Instant::now() + patience);
         loop {
             let after = mapped(self.devices.mapped(thin).map_err(failed)?);
             if after < before || Instant::now() >= deadline {
@@ -100,9 +126,20 @@ impl ThinBackend {
         }
     }
 
-    /// Bytes that the thin device maps and the filesystem doesn't use; 0 where they aren't worth a trim. Costs two
-    /// system calls.
-    fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+    /// Bytes that a trim could give back; 0 where they aren't worth one. Costs two system calls.
+    pub(super) fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        let (overhead, used) = self.overhead(volume, mounted)?;
+        Ok(self.overhead.excess(thin_id(volume)?, overhead, used))
+    }
+
+    /// Remembers what a volume has that no trim gives back, when it is mounted for writing for the first time.
+    pub(super) fn note_overhead(&self, volume: &Volume, mounted: &Mounted) {
+        let Ok(thin) = thin_id(volume) else { return };
+        self.overhead.note(thin, || Some(self.overhead(volume, mounted).ok()?.0));
+    }
+
+    /// Bytes that the thin device maps and the filesystem doesn't use; and those that it uses.
+    fn overhead(&self, volume: &Volume, mounted: &Mounted) -> Result<(u64, u64)> {
         let thin = thin_id(volume)?;
         let mapped =
             self.devices.mapped(thin).map_err(|e| volume_error(volume.id, "looking at", e))?;
@@ -110,7 +147,7 @@ impl ThinBackend {
         let fs = rustix::fs::fstatvfs(&mounted.root)
             .map_err(|e| super::io(format!("looking at volume {}", volume.id), e.into()))?;
         let used = (fs.f_blocks - fs.f_bfree) * fs.f_frsize;
-        Ok(excess(mapped, used))
+        Ok((mapped.saturating_sub(used), used))
     }
 
     /// Gives back what only this volume has. Best effort: what fails costs space below the pool, never in it.

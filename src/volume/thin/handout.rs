@@ -40,13 +40,15 @@ pub(super) struct HandedOut {
     access: Access,
 }
 
-/// A volume whose device was taken back with a filesystem that was left clean.
+/// A volume whose device is handed out, or was taken back, with a filesystem that was left clean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AtRest {
     /// Inodes in use.
     pub(super) inodes: u64,
-    /// Bytes that a trim would be worth its while for.
-    pub(super) excess: u64,
+    /// Bytes in use.
+    pub(super) used: u64,
+    /// Bytes that the thin device maps and the filesystem doesn't use.
+    pub(super) overhead: u64,
 }
 
 impl ThinBackend {
@@ -62,7 +64,8 @@ impl ThinBackend {
     pub(super) fn fork(&self, volume: &Volume) -> volume::Result<Volume> {
         self.check_room()?;
         let base = thin_id(volume)?;
-        let copy = |thin| self.devices.while_suspended(base, || self.pool.create_snap(thin, base))?;
+        let copy =
+            |thin| self.devices.while_suspended(base, || self.pool.create_snap(thin, base))?;
         let thin = self.create_with(copy)?.ok_or(Error::Missing(volume.id))?;
         tracing::debug!(volume = %volume.id, %base, %thin, "copied a block device in use");
         Ok(Volume { backing: Backing::Thin { thin_id: thin.get() }, ..volume.clone() })
@@ -79,7 +82,11 @@ impl Drop for Suspended<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.dm.resume(self.name) {
             let (device, error) = (self.name, &error as &dyn std::error::Error);
-            tracing::error!(device, error, "a block device stays suspended, and whoever uses it waits: run `dmsetup resume` on it, or start thinfs again");
+            tracing::error!(
+                device,
+                error,
+                "a block device stays suspended, and whoever uses it waits: run `dmsetup resume` on it, or start thinfs again"
+            );
         }
     }
 }
@@ -178,7 +185,7 @@ impl Devices {
             return Ok(());
         }
         let name = self.identity.handout_name(thin);
-        let settled = self.settle(thin, &name);
+        let settled = self.settle(thin);
         if !remove_when_closed(&self.dm, &name, patience)? {
             return Err(in_use(&self.nodes.published(&name)));
         }
@@ -193,17 +200,23 @@ impl Devices {
 
     /// Has what was written through a device that nobody has open any more on stable storage, and takes note of what is
     /// there, if its filesystem was left clean. What fails here is left to a mount.
-    fn settle(&self, thin: ThinId, name: &str) -> Option<AtRest> {
-        let path = self.written_elsewhere(thin)?;
-        if self.dm.info(name).ok()??.open_count > 0 {
+    fn settle(&self, thin: ThinId) -> Option<AtRest> {
+        let (found, path) = (self.look(thin)?, self.written_elsewhere(thin)?);
+        std::fs::File::open(path).and_then(|device| device.sync_all()).ok()?;
+        Some(found)
+    }
+
+    /// What is on a device that was handed out for writing; `None` while somebody has it open.
+    pub(super) fn look(&self, thin: ThinId) -> Option<AtRest> {
+        let (path, name) = (self.written_elsewhere(thin)?, self.identity.handout_name(thin));
+        if self.dm.info(&name).ok()??.open_count > 0 {
             return None;
         }
         let superblock = self.superblock(&path).ok().filter(|found| found.is_clean())?;
-        let status = self.dm.status(name).ok()?;
-        let mapped = status.split_ascii_whitespace().next()?.parse().map(Sectors).ok()?;
-        std::fs::File::open(&path).and_then(|device| device.sync_all()).ok()?;
-        let excess = super::discard::excess(mapped.bytes(), superblock.used_bytes());
-        Some(AtRest { inodes: superblock.used_inodes(), excess })
+        let status = self.dm.status(&name).ok()?;
+        let mapped = status.split_ascii_whitespace().next()?.parse().map(Sectors).ok()?.bytes();
+        let (inodes, used) = (superblock.used_inodes(), superblock.used_bytes());
+        Some(AtRest { inodes, used, overhead: mapped.saturating_sub(used) })
     }
 
     /// What is known of a volume that is at rest: its device was taken back, and not used since.

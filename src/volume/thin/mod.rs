@@ -84,8 +84,9 @@ use crate::thin::{Sectors, ThinId};
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
-use discard::Untouched;
+use discard::{Overhead, Untouched};
 use error::{backend, dm_error, io, pool_error, volume_error};
+use handout::AtRest;
 use identity::Identity;
 use keeper::Keeper;
 use ledger::Book;
@@ -110,6 +111,7 @@ pub struct ThinBackend {
     meter: Meter,
     keeper: Keeper,
     untouched: Untouched,
+    overhead: Overhead,
     /// One template is made at a time.
     template: Mutex<()>,
 }
@@ -170,6 +172,7 @@ impl ThinBackend {
             meter: Meter::default(),
             keeper,
             untouched: Untouched::default(),
+            overhead: Overhead::default(),
             template: Mutex::new(()),
             config,
             pool,
@@ -255,6 +258,9 @@ impl Backend for ThinBackend {
             .map_err(|e| volume_error(volume.id, "activating", e))?;
         let mounted = Mounted { root, access };
         self.note_inodes(thin, &mounted);
+        if access == Access::ReadWrite && self.config.trim_on_commit {
+            self.note_overhead(volume, &mounted);
+        }
         Ok(mounted)
     }
 
@@ -283,6 +289,7 @@ impl Backend for ThinBackend {
             .seal(thin, &mounted.root)
             .map_err(|e| volume_error(volume.id, "sealing", e))?;
         mounted.access = Access::ReadOnly;
+        self.overhead.forget(thin);
         self.meter.outdate(thin);
         self.note_inodes(thin, mounted);
         Ok(())
@@ -290,9 +297,11 @@ impl Backend for ThinBackend {
 
     fn is_at_rest(&self, volume: &Volume) -> bool {
         let Ok(thin) = thin_id(volume) else { return false };
-        let worth_a_trim = |excess| self.config.trim_on_commit && excess > 0;
+        let worth_a_trim = |found: AtRest| {
+            self.config.trim_on_commit && self.overhead.excess(thin, found.overhead, found.used) > 0
+        };
         self.untouched.contains(thin)
-            || self.devices.at_rest(thin).is_some_and(|found| !worth_a_trim(found.excess))
+            || self.devices.at_rest(thin).is_some_and(|found| !worth_a_trim(found))
     }
 
     fn unseal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
@@ -334,6 +343,7 @@ impl Backend for ThinBackend {
             .deactivate_then(thin, || self.pool.delete(thin))
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
         provision::deleted(volume.id, deleted)?;
+        self.overhead.forget(thin);
         self.devices.at_rest.lock().remove(&thin);
         self.meter.forget(thin);
         Ok(())
@@ -425,6 +435,9 @@ impl Backend for ThinBackend {
             .devices
             .hand_out(thin, Sectors::in_bytes(volume.size), access)
             .map_err(|e| volume_error(volume.id, "handing out", e))?;
+        if access == Access::ReadWrite && self.config.trim_on_commit {
+            self.overhead.note(thin, || Some(self.devices.look(thin)?.overhead));
+        }
         let words = self.devices.mount_words(&path);
         let (filesystem, options) = words.map_err(|e| volume_error(volume.id, "handing out", e))?;
         Ok(BlockDevice { path, filesystem, options })

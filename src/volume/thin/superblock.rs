@@ -154,7 +154,10 @@ mod tests {
             assert!(superblock.is_clean());
             assert_eq!(superblock.used_inodes(), 11);
             // The root directory and lost+found; e2fsprogs older than 1.47 leave the overhead to the first mount.
-            assert!(superblock.overhead == 0 || superblock.used_bytes() < 1 << 20, "{superblock:?}");
+            assert!(
+                superblock.overhead == 0 || superblock.used_bytes() < 1 << 20,
+                "{superblock:?}"
+            );
             assert_eq!(superblock.blocks_to_grow_to(Sectors::in_bytes(64 << 20)), None);
             assert_eq!(superblock.blocks_to_grow_to(Sectors::in_bytes(128 << 20)), Some(32768));
         }
