@@ -63,7 +63,7 @@ use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -357,7 +357,7 @@ impl Backend for ThinBackend {
         cancel: &AtomicBool,
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
-        if self.untouched.contains(thin) {
+        if self.untouched.contains(thin) && !cancel.load(Ordering::Relaxed) {
             return Ok(Usage::default());
         }
         if self.devices.written_elsewhere(thin).is_some() {
