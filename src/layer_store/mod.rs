@@ -10,7 +10,8 @@
 //! All its snapshots are in the namespace [`LAYERS`](crate::types::LAYERS), keyed `sha256:…` (layers),
 //! `import:…` (in the making), `init:NAME` and `rw:NAME`. A layer lives as long as somebody holds it
 //! ([`Holder`](crate::types::Holder)); with its last reference it goes, and then, downward, every
-//! layer below that nobody holds any more.
+//! layer below that nobody holds any more. A lease holds a layer or a read-write layer without being
+//! a reference: what it held goes when it ends, by the collector.
 //!
 //! # Crashes
 //!
@@ -28,6 +29,7 @@
 //! held while a layer is unpacked.
 
 mod cleanup;
+mod collected;
 mod error;
 mod export;
 pub mod image;
@@ -44,6 +46,7 @@ mod rw_release;
 mod tests;
 
 pub use cleanup::Restored;
+pub use collected::{IMPORT, LAYER, RW, resource_of};
 pub use error::{Error, Result};
 pub use progress::{Counting, Progress};
 pub use query::LayerInfo;
@@ -52,7 +55,7 @@ pub use register::{Register, Registered};
 pub use rw::{CreateRw, RwInfo};
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::snapshot::Snapshots;
 use crate::snapshot::locks::Locks;
@@ -68,6 +71,11 @@ pub struct LayerStore {
     ns: Namespace,
     /// Numbers the imports of this process; those of an earlier one are gone when it starts.
     imports: AtomicU64,
+    /// What is read or made at the moment.
+    active: collected::Active,
+    /// Whether there may be something that nobody refers to: a lease holds it, or it couldn't be removed.
+    loose: AtomicBool,
+    collected: collected::Collected,
 }
 
 impl std::fmt::Debug for LayerStore {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, statat};
 
 use super::error::{Error, Result};
-use super::{LayerStore, keys};
+use super::{IMPORT, LayerStore, RW, keys};
 use crate::crashpoint::Step;
 use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
@@ -113,6 +113,7 @@ impl LayerStore {
         init: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Info> {
         let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+        let working = self.work_on(IMPORT, &key);
         let info =
             self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
         let mut initialise = || {
@@ -126,6 +127,7 @@ impl LayerStore {
             Ok(self.snapshots.commit_with(&self.ns, &name, &key, labels, None, nothing)?)
         };
         let made: Result<Info> = initialise();
+        drop(working);
         if made.is_err() {
             self.undo(&key);
         }
@@ -134,7 +136,8 @@ impl LayerStore {
 
     fn undo(&self, key: &SnapshotKey) {
         if let Err(error) = self.snapshots.remove_with(&self.ns, key, &mut |_, _| {}) {
-            tracing::warn!(%error, %key, "an unfinished snapshot is left until the next start");
+            tracing::warn!(%error, %key, "an unfinished snapshot is left to the collector");
+            self.leave();
         }
     }
 
@@ -217,6 +220,7 @@ impl LayerStore {
         out: impl Write,
         cancel: &AtomicBool,
     ) -> Result<Written> {
+        let _working = self.work_on(RW, name);
         let (old, new) = self.rw_pair(name)?;
         let empty;
         let old = match &old {

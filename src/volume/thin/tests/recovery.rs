@@ -53,6 +53,9 @@ fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
     let backend = rig.start();
     let volume = committed(&backend, 7, None, "a", b"1");
     backend.pool.delete(thin(&volume)).unwrap();
+    let found = backend.check(std::slice::from_ref(&volume)).unwrap();
+    let told = format!("volume 7 is lost: the pool has no thin device {}", thin(&volume));
+    assert_eq!(found, [told]);
     let reconciled = backend.reconcile(std::slice::from_ref(&volume)).unwrap();
     assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(7)], reaped: 0, kept: 0 });
     let activated = backend.activate(&volume, Access::ReadOnly).unwrap_err();
@@ -69,8 +72,10 @@ fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
 fn in_guest_a_thin_device_that_thinfs_did_not_make_refuses_the_pool() {
     let rig = Rig::new();
     let backend = rig.start();
-    backend.create(VolumeId(1), None, None).unwrap();
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
     backend.pool.create_thin(ThinId::new(500_000).unwrap()).unwrap();
+    let found = backend.check(std::slice::from_ref(&volume)).unwrap();
+    assert_eq!(found, ["thin device 500000 was not made by thinfs"]);
     let refused = text(&backend.reconcile(&[]).unwrap_err());
     assert!(refused.contains("500000") && refused.contains("did not make"), "{refused}");
     assert_eq!(backend.existing().unwrap().len(), 3, "something was deleted");
