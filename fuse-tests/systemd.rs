@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::harness::{Daemon, run};
+use crate::harness::{Daemon, run, sh};
 
 const UNIT: &str = include_str!("../scripts/thinfs.service");
 
@@ -17,6 +17,28 @@ fn systemd_accepts_the_unit_file() {
     fs::write(&file, UNIT.replace("/usr/local/bin/thinfs", env!("CARGO_BIN_EXE_thinfs"))).unwrap();
     let verified = run("systemd-analyze", ["verify", "--man=no", file.to_str().unwrap()]);
     assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""), "{}", verified.stdout);
+}
+
+/// The lines in its head that put things in their places, into another root; and there systemd starts it at boot.
+#[test]
+fn the_unit_file_says_how_to_install_it() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| format!("{}{path}", root.path().display());
+    for dir in ["/usr/local/bin", "/etc/systemd/system"] {
+        fs::create_dir_all(at(dir)).unwrap();
+    }
+    let lines: Vec<_> = UNIT.lines().filter_map(|line| line.strip_prefix("#   install ")).collect();
+    assert_eq!(lines.len(), 2);
+    for line in lines {
+        let line = line.replace("…/release/thinfs", env!("CARGO_BIN_EXE_thinfs"));
+        let line = line.replace(" /usr/local/bin/", &format!(" {}", at("/usr/local/bin/")));
+        let line = line.replace(" /etc/systemd/", &format!(" {}", at("/etc/systemd/")));
+        sh(&format!("cd '{}' && install {line}", env!("CARGO_MANIFEST_DIR"))).ok();
+    }
+    assert!(UNIT.contains("systemctl enable --now thinfs"));
+    run("systemctl", ["--root", root.path().to_str().unwrap(), "enable", "thinfs"]).ok();
+    let wanted = at("/etc/systemd/system/multi-user.target.wants/thinfs.service");
+    assert!(fs::symlink_metadata(wanted).unwrap().is_symlink());
 }
 
 /// `Type=notify`: containerd is started after READY=1, and its first call must find us.

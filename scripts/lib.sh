@@ -82,6 +82,38 @@ schema_checker() {
     [[ ! -e $dir/complete ]] || export THINFS_KUBERNETES_VALIDATE=$dir/bin/kubernetes-validate
 }
 
+# fetch_packages SUITE DIR PKG... unpacks packages of another Debian suite below DIR, from the mirror that this machine's
+# apt uses, checked against Debian's keys. Nothing of the system changes.
+fetch_packages() {
+    local suite=$1 dir=$2 mirror apt package
+    shift 2
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' \
+        'Component: main' | grep -v security | head -n 1) && [[ $mirror ]] || return 1
+    mkdir -p "$dir"/apt/lists/partial "$dir"/apt/cache/archives/partial
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+        "$mirror" "$suite" >"$dir/apt/sources.list"
+    apt=(timeout 300 apt-get -qq -o "Dir::Etc::SourceList=$dir/apt/sources.list"
+        -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$dir/apt/lists"
+        -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none)
+    (cd "$dir/apt" && "${apt[@]}" update >&2 && "${apt[@]}" download "$@" >&2) || return 1
+    for package in "$dir"/apt/*.deb; do dpkg-deb -x "$package" "$dir" || return 1; done
+    rm -r "$dir/apt"
+}
+
+# other_containerd SUITE prints a directory with the containerd of another Debian suite; fetches it once.
+other_containerd() {
+    local suite=$1 dir
+    dir=$(cache_dir)/containerd-$suite
+    if [[ ! -e $dir/complete ]]; then
+        say "fetching the containerd of Debian $suite (30 MB, once)"
+        rm -rf "$dir"
+        mkdir -p "$dir"
+        fetch_packages "$suite" "$dir" containerd || die "could not fetch the containerd of Debian $suite"
+        touch "$dir/complete"
+    fi
+    printf '%s\n' "$dir/usr/bin"
+}
+
 # One target directory for all clones, outside them: a fresh clone starts with a warm build.
 target_dir() {
     export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$(cache_dir)/target}"

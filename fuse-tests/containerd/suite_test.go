@@ -17,7 +17,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sort"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -74,11 +76,15 @@ func startDaemon(dir string) (*daemon, error) {
 	}
 	d.ended = make(chan error, 1)
 	go func() { d.ended <- d.cmd.Wait() }()
-	deadline := time.Now().Add(60 * time.Second)
+	began := time.Now()
+	deadline := began.Add(60 * time.Second)
 	for {
 		c, err := net.Dial("unix", d.socket)
 		if err == nil {
 			c.Close()
+			starts.Lock()
+			starts.took = append(starts.took, time.Since(began))
+			starts.Unlock()
 			return d, nil
 		}
 		if time.Now().After(deadline) {
@@ -121,7 +127,49 @@ func (d *daemon) stop() error {
 	if strings.Contains(string(mounts), d.root+"/") {
 		return fmt.Errorf("a mount below %s was left behind", d.root)
 	}
+	return d.devicesAreGone()
+}
+
+// devicesAreGone looks for device-mapper devices, whose names begin with the root's identity, and for loop devices on
+// the root's files.
+func (d *daemon) devicesAreGone() error {
+	identity, err := os.ReadFile(filepath.Join(d.root, "thin", "identity"))
+	if os.IsNotExist(err) {
+		return nil // plain directories
+	} else if err != nil {
+		return err
+	}
+	for pattern, ours := range map[string]string{
+		"/sys/block/*/dm/name":           "thinfs-" + strings.TrimSpace(string(identity)),
+		"/sys/block/*/loop/backing_file": d.root + "/",
+	} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			// What is gone by now was another daemon's.
+			if name, _ := os.ReadFile(file); strings.HasPrefix(string(name), ours) {
+				return fmt.Errorf("the device %s (%s) was left behind", filepath.Dir(file), strings.TrimSpace(string(name)))
+			}
+		}
+	}
 	return nil
+}
+
+// starts is how long daemons took to serve.
+var starts struct {
+	sync.Mutex
+	took []time.Duration
+}
+
+func reportStarts() {
+	starts.Lock()
+	defer starts.Unlock()
+	sort.Slice(starts.took, func(i, j int) bool { return starts.took[i] < starts.took[j] })
+	if n := len(starts.took); n > 0 {
+		fmt.Printf("%d daemons served after %v (median), %v at most\n", n, starts.took[n/2], starts.took[n-1])
+	}
 }
 
 func dial(socket string) (*grpc.ClientConn, error) {
@@ -267,5 +315,6 @@ func forCases(t *testing.T) testsuite.SnapshotterFunc {
 }
 
 func TestConformance(t *testing.T) {
+	t.Cleanup(reportStarts)
 	testsuite.SnapshotterSuite(t, "thinfs", forCases(t))
 }

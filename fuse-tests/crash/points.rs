@@ -39,6 +39,8 @@ enum Way {
     Keep,
     /// A command, once [`set_the_stage`] has run others.
     Command,
+    /// A commit of a block device that is mounted: `block::in_guest_a_kill_in_the_commit_of_a_mounted_device…`.
+    Block,
 }
 
 /// How to get there on native and on thin; `None`: the backend has no such step.
@@ -66,6 +68,7 @@ fn ways(step: Step) -> (Option<Way>, Option<Way>) {
         LoopDetach => thin(Way::Stop),
         MendSuperblock => thin(Way::Mend),
         DmReload | DmSwap => thin(Way::Grow),
+        DmSuspend => thin(Way::Block),
     }
 }
 

@@ -95,6 +95,8 @@ steps! {
     DmResume = "dm.resume",
     /// A live device's next table is loaded.
     DmReload = "dm.reload",
+    /// A device in use is suspended, its filesystem frozen: a commit makes a copy of it.
+    DmSuspend = "dm.suspend",
     /// A live device takes on its next table.
     DmSwap = "dm.swap",
     /// A device is removed.

@@ -1,7 +1,7 @@
 //! Commit: an active snapshot becomes a committed one, under its new name.
 
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::locks::Mode;
@@ -9,10 +9,7 @@ use super::references::named;
 use super::{Also, Change, Info, Snapshots, events};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
-use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, check_labels};
-
-/// How long a commit waits for writers: the kernel tells of closed files a moment after the fact.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::types::{Kind, Labels, LeaseId, Namespace, Snapshot, SnapshotKey, Volume, check_labels};
 
 impl Snapshots {
     /// Commits the active snapshot `key` as `name`. The key is free afterwards; id and volume stay,
@@ -24,9 +21,11 @@ impl Snapshots {
     /// the snapshot is committed, or still active and intact. A commit that was refused leaves it
     /// writable.
     ///
+    /// A block device that somebody has open stays his, with what he wrote and goes on writing: the committed snapshot
+    /// has what was written until now, and the device is destroyed when he closes it.
+    ///
     /// Errors, in this order: the name is taken, the key is missing, isn't active, its parent can't
-    /// be changed, the new parent is missing, isn't committed; files are still open for writing, or
-    /// its block device is open
+    /// be changed, the new parent is missing, isn't committed; files are still open for writing
     /// ([`Busy`](crate::volume::Error::Busy)).
     pub fn commit(
         &self,
@@ -76,16 +75,21 @@ impl Snapshots {
         with: (Option<&LeaseId>, Also<'_>),
     ) -> Result<Info> {
         check_labels(&labels)?;
-        let info = self.commit_locked(ns, (name, key), labels, rebase, with)?;
+        let (info, left) = self.commit_locked(ns, (name, key), labels, rebase, with)?;
+        if let Some(left) = left {
+            self.reaper.push(left);
+        }
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
         self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
         Ok(info)
     }
 
-    /// 1. take back what was handed out, if nobody has it open; seal: no writer is left, all is flushed;
+    /// Also gives the tombstone of a block device that somebody has open.
+    ///
+    /// 1. settle the content: no writer is left, all is flushed;
     /// 2. measure;
     /// 3. one batch: the key is gone, the name is there;
-    /// 4. keep the seal. If the batch was not written the seal is broken, and writing goes on; if
+    /// 4. keep it so. If the batch was not written the seal is broken, and writing goes on; if
     ///    it may have been, the seal stays, for a committed snapshot must not change.
     fn commit_locked(
         &self,
@@ -94,7 +98,7 @@ impl Snapshots {
         labels: Labels,
         rebase: Option<&SnapshotKey>,
         (lease, also): (Option<&LeaseId>, Also<'_>),
-    ) -> Result<Info> {
+    ) -> Result<(Info, Option<Volume>)> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
         wanted.extend(rebase.map(|parent| (parent, Mode::Shared)));
@@ -106,9 +110,9 @@ impl Snapshots {
         let volume = self.live_volume(active.volume)?;
         let origin = self.origin_of(&volume)?;
 
-        self.volumes.take_back(&volume, PATIENCE)?;
-        let seal = self.volumes.seal(&volume, PATIENCE)?;
-        let usage = self.volumes.usage(&volume, origin.as_ref(), &AtomicBool::new(false))?;
+        let settled = self.settle(volume)?;
+        let never = AtomicBool::new(false);
+        let usage = self.volumes.usage(settled.volume(), origin.as_ref(), &never)?;
         let now = SystemTime::now();
         let committed = Snapshot {
             kind: Kind::Committed,
@@ -122,19 +126,20 @@ impl Snapshots {
         let mut batch = Batch::of(Step::StoreCommit);
         batch.remove_snapshot(ns, key, &active);
         batch.insert_snapshot(ns, name, &committed);
+        settled.record(&mut batch);
         batch.publish(events::committed(ns, key, name, &committed));
         let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
         also(&info, &mut batch);
         match self.write_renamed(batch, key, &info, lease) {
-            Ok(()) => seal.keep(),
+            Ok(()) => Ok((info, settled.keep(&self.volumes))),
             Err(error) => {
                 if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
-                    seal.keep();
+                    // The next start finds out, and about the tombstone, too.
+                    settled.keep(&self.volumes);
                 }
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(info)
     }
 
     fn check_commit(

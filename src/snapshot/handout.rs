@@ -2,9 +2,12 @@
 //! them and their data.
 //!
 //! ```text
-//!                 hand_out: its files are closed          take_back, commit, remove: nobody has it open
+//!                 hand_out: its files are closed          take_back, commit, remove: nobody has it open (*)
 //! directory only ──────────────────────────────▶ device only ─────────────────────────────▶ directory
 //! ```
+//! (*) A removed one is destroyed when the last one closes it; a commit leaves it to those who have it open, to be destroyed
+//! then, and keeps a copy.
+//!
 //! Of an active snapshot either the directory or the device can be used. Views and their parents are
 //! read-only, and can be read both ways; all views of one parent share one device.
 
@@ -47,8 +50,8 @@ impl Snapshots {
     /// can't be used until the device is taken back;
     /// [`Busy`](crate::volume::Error::Busy) while files of it are open.
     ///
-    /// The device stays until the snapshot is committed or removed, or the device taken back, none of which
-    /// happens while somebody has it open; also over a restart of the daemon.
+    /// The device stays until the snapshot is committed or removed, or the device taken back, and then until the last one
+    /// closes it; also over a restart of the daemon.
     pub fn hand_out(&self, ns: &Namespace, key: &SnapshotKey) -> Result<BlockDevice> {
         let (info, device, before) = self.hand_out_locked(ns, key)?;
         if info.snapshot.kind == Kind::Active && !before {

@@ -22,7 +22,8 @@
 //! - `view` ([`view`](Snapshots::view)) of a parent shares its volume; without one it has an empty
 //!   one.
 //! - `commit` ([`commit`](Snapshots::commit)) seals the volume, then the batch renames; id and
-//!   volume stay.
+//!   volume stay. If somebody has the volume's block device open, the volume gets a copy of it, and the
+//!   device becomes a tombstone of its own.
 //! - `remove` ([`remove`](Snapshots::remove)) frees the key and turns the volume into a tombstone.
 //! - The reaper alone takes a tombstone away, after destroying what it names.
 //! - A start ([`start`](Snapshots::start)) alone marks volumes as lost, or as live again.
@@ -54,6 +55,7 @@ mod recover;
 mod references;
 mod remove;
 mod repair;
+mod settled;
 mod space;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -251,6 +251,16 @@ impl Dm {
         .map(drop)
     }
 
+    /// Lets I/O to a device wait until it is resumed. What was written to it is flushed first, and a filesystem that is
+    /// mounted on it is frozen: what the device holds then is a filesystem that was left clean.
+    pub fn suspend(&self, name: &str) -> Result<()> {
+        let options = private(DmFlags::DM_SUSPEND);
+        call!("suspending", name, |id| around(Step::DmSuspend, || self
+            .control
+            .device_suspend(id, options)))
+        .map(drop)
+    }
+
     /// Removes a device. EBUSY while somebody has it open; the crate tries for a second.
     pub fn remove(&self, name: &str) -> Result<()> {
         let options = private(DmFlags::empty());

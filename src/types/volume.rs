@@ -34,6 +34,8 @@ pub struct Volume {
 ///      │  activate: dm.create → dm.load → dm.resume → volume.mount → [volume.grow]
 ///      │  deactivate: volume.unmount → dm.remove     (neither changes the state)
 ///      │  commit: volume.seal_flush → volume.seal_read_only → store.commit   (native.flush → store.commit)
+///      │  commit of a block device that somebody has open: dm.suspend → pool.create_snap → dm.resume → store.commit; the
+///      │          volume has the new thin id, the device's becomes a tombstone of its own in the same batch
 ///      │                               │
 ///      │ start, the backend lacks it:  │ start, it is back:
 ///      │ store.lost                    │ store.lost

@@ -128,6 +128,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// exists (Volumes has drained them) but readers may go on. Afterwards `create` with this
     /// origin needs no suspend.
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()>;
+    /// Whether the content of a volume that isn't activated is whole and on stable storage as it is, so that sealing
+    /// needs nothing to be mounted.
+    fn is_at_rest(&self, _volume: &Volume) -> bool {
+        false
+    }
     /// Makes a volume writable again, in place, after a seal whose commit wasn't recorded. A
     /// backend that can't leaves this default: then the volume is written again once its last pin
     /// is gone and it has been activated anew.
@@ -212,6 +217,13 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Whether it is handed out.
     fn is_handed_out(&self, _volume: &Volume) -> bool {
         false
+    }
+    /// The volume as it is to be recorded from now on, with the content that its handed-out block device has at this
+    /// moment, on storage of its own: whoever has the device open goes on with what is there now, which the caller
+    /// records as a volume to be destroyed. Durable when it returns, but unnamed, as after `create`.
+    fn fork_handed_out(&self, volume: &Volume) -> Result<Volume> {
+        let context = format!("copying the block device of volume {}", volume.id);
+        Err(Error::Io { context, source: std::io::ErrorKind::Unsupported.into() })
     }
     /// Takes the block device back; Busy if somebody has it open for longer than `patience`. What isn't
     /// handed out counts as taken back.

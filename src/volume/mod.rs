@@ -26,12 +26,14 @@
 mod activation;
 mod backend;
 mod error;
+mod fork;
 mod gate;
 mod handout;
 mod id_set;
 mod idle;
 pub mod native;
 mod pin;
+mod rest;
 mod seal;
 mod slots;
 pub mod thin;
@@ -45,6 +47,7 @@ pub use backend::{
     Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Retried, Share, Shares,
 };
 pub use error::{Error, Result};
+pub use fork::Fork;
 pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};
 pub use seal::Seal;

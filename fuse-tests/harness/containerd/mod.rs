@@ -162,13 +162,15 @@ impl Containerd {
     pub fn write_ctr(&self, dir: &Path) {
         fs::create_dir(dir).expect("make a directory");
         let (root, cgroup) = (self.root.display(), leftovers::cgroup(&self.root));
+        let ctr = super::sh("command -v ctr").ok();
+        let ctr = ctr.trim();
         let script = format!(
             "#!/bin/bash\n\
              case \"$1 $2\" in\n\
              run\\ *) set -- run --cgroup '/{cgroup}/readme' --runc-root '{root}/runc' --fifo-dir '{root}/fifos' \"${{@:2}}\" ;;\n\
              'tasks exec' | 'tasks start') set -- \"$1\" \"$2\" --fifo-dir '{root}/fifos' \"${{@:3}}\" ;;\n\
              esac\n\
-             exec /usr/bin/ctr --address '{root}/c.sock' --namespace {NAMESPACE} --connect-timeout 120s \"$@\"\n"
+             exec '{ctr}' --address '{root}/c.sock' --namespace {NAMESPACE} --connect-timeout 120s \"$@\"\n"
         );
         let path = dir.join("ctr");
         fs::write(&path, script).expect("write a script");

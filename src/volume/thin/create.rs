@@ -70,7 +70,7 @@ impl ThinBackend {
     }
 
     /// Refuses before the pool gets full: full metadata would end in a pool that does nothing.
-    fn check_room(&self) -> Result<()> {
+    pub(super) fn check_room(&self) -> Result<()> {
         self.provision(|provision| provision.check_room()).or_else(|_| {
             // The pool may have become longer since, or will now.
             self.keeper.look();

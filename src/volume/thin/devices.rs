@@ -30,7 +30,7 @@ use rustix::io::Errno;
 
 use super::config::Filesystem;
 use super::error::DeviceError;
-use super::handout::HandedOut;
+use super::handout::{AtRest, HandedOut};
 use super::identity::Identity;
 use super::superblock::Superblock;
 use super::turns::Turns;
@@ -99,6 +99,8 @@ pub(super) struct Devices {
     pub(super) active: Mutex<HashMap<ThinId, Active>>,
     /// What others have.
     pub(super) handed_out: Mutex<HashMap<ThinId, HandedOut>>,
+    /// Volumes that nobody has used since their device was taken back.
+    pub(super) at_rest: Mutex<HashMap<ThinId, AtRest>>,
     /// Held shared over the load of a thin device's table: the kernel refuses it while the pool is suspended.
     pub(super) steady: RwLock<()>,
     /// Volumes may not grow.
@@ -126,6 +128,7 @@ impl Devices {
             tight: AtomicBool::new(false),
             active: Mutex::default(),
             handed_out: Mutex::default(),
+            at_rest: Mutex::default(),
         }
     }
 
@@ -233,6 +236,9 @@ impl Devices {
         filesystem: Access,
     ) -> Result<Active> {
         self.check_not_written_elsewhere(thin)?;
+        if device == Access::ReadWrite {
+            self.at_rest.lock().remove(&thin);
+        }
         let name = self.identity.thin_name(thin);
         let table = Table::thin(size, self.pool, thin);
         let steady = self.steady.read();
@@ -383,7 +389,7 @@ impl Devices {
         Ok((filesystem.driver(), self.plan.options(filesystem)))
     }
 
-    fn superblock(&self, path: &Path) -> Result<Superblock> {
+    pub(super) fn superblock(&self, path: &Path) -> Result<Superblock> {
         let context = || format!("reading the superblock on {}", path.display());
         Superblock::read(path).map_err(|source| DeviceError::Io { context: context(), source })
     }

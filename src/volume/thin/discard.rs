@@ -34,6 +34,10 @@ impl Untouched {
         self.0.lock().remove(&thin);
     }
 
+    pub(super) fn contains(&self, thin: ThinId) -> bool {
+        self.0.lock().contains(&thin)
+    }
+
     fn take(&self, thin: ThinId) -> bool {
         self.0.lock().remove(&thin)
     }
@@ -45,6 +49,23 @@ impl Untouched {
 pub(super) struct Overhead(Mutex<HashMap<ThinId, u64>>);
 
 impl Overhead {
+    /// Unless it is known already.
+    pub(super) fn note(&self, thin: ThinId, measure: impl FnOnce() -> Option<u64>) {
+        if self.0.lock().contains_key(&thin) {
+            return;
+        }
+        if let Some(overhead) = measure() {
+            self.0.lock().insert(thin, overhead);
+        }
+    }
+
+    /// Bytes that a trim could give back of so much that is mapped and not used; 0 where they aren't worth one.
+    pub(super) fn excess(&self, thin: ThinId, overhead: u64, used: u64) -> u64 {
+        let known = self.0.lock().get(&thin).copied().unwrap_or(0);
+        let excess = overhead.saturating_sub(known);
+        if excess >= WORTH.max(used / 16) { excess } else { 0 }
+    }
+
     pub(super) fn forget(&self, thin: ThinId) {
         self.0.lock().remove(&thin);
     }
@@ -108,20 +129,13 @@ impl ThinBackend {
     /// Bytes that a trim could give back; 0 where they aren't worth one. Costs two system calls.
     pub(super) fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
         let (overhead, used) = self.overhead(volume, mounted)?;
-        let known = self.overhead.0.lock().get(&thin_id(volume)?).copied().unwrap_or(0);
-        let excess = overhead.saturating_sub(known);
-        Ok(if excess >= WORTH.max(used / 16) { excess } else { 0 })
+        Ok(self.overhead.excess(thin_id(volume)?, overhead, used))
     }
 
     /// Remembers what a volume has that no trim gives back, when it is mounted for writing for the first time.
     pub(super) fn note_overhead(&self, volume: &Volume, mounted: &Mounted) {
         let Ok(thin) = thin_id(volume) else { return };
-        if self.overhead.0.lock().contains_key(&thin) {
-            return;
-        }
-        if let Ok((overhead, _)) = self.overhead(volume, mounted) {
-            self.overhead.0.lock().insert(thin, overhead);
-        }
+        self.overhead.note(thin, || Some(self.overhead(volume, mounted).ok()?.0));
     }
 
     /// Bytes that the thin device maps and the filesystem doesn't use; and those that it uses.

@@ -9,6 +9,10 @@
 //!                            └── the daemon dies, or stops while somebody has it open: the device stays, and
 //!                                the next start adopts it
 //! ```
+//! A commit doesn't wait for those who have a device open: it suspends the device, gives the volume another thin id with
+//! the blocks of that moment, and resumes the device ([`ThinBackend::fork`]). From then on the device belongs to a removed
+//! volume, which is destroyed when the last one closes it.
+//!
 //! A device that is handed out has a name of its own (`…-b<thin id>`), so the kernel's list of devices is the
 //! record of what is handed out, as durable as the fact. One that may be written is the only device of its volume: the
 //! daemon doesn't mount the same filesystem beside it, which would destroy it. One that is read-only belongs
@@ -21,10 +25,13 @@ use std::time::Duration;
 
 use super::devices::{Active, Devices, Result, remove_when_closed};
 use super::error::DeviceError;
-use crate::thin::dm::DevNum;
+use super::reconcile::thin_id;
+use super::{Error, ThinBackend};
+use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
-use crate::volume::Access;
+use crate::types::{Backing, Volume};
+use crate::volume::{self, Access};
 
 /// A device that others may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +40,67 @@ pub(super) struct HandedOut {
     access: Access,
 }
 
+/// A volume whose device is handed out, or was taken back, with a filesystem that was left clean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AtRest {
+    /// Inodes in use.
+    pub(super) inodes: u64,
+    /// Bytes in use.
+    pub(super) used: u64,
+    /// Bytes that the thin device maps and the filesystem doesn't use.
+    pub(super) overhead: u64,
+}
+
+impl ThinBackend {
+    /// The volume with the content that its handed-out device has now, under another thin id:
+    ///
+    /// 1. take an id;
+    /// 2. suspend the device: what was written is flushed, a filesystem mounted here is frozen and clean on disk. That of a
+    ///    virtual machine is as a power cut would leave it;
+    /// 3. `create_snap`;
+    /// 4. resume the device.
+    ///
+    /// After a crash the new id is in no record, and deleted at the next start, which also resumes the device.
+    pub(super) fn fork(&self, volume: &Volume) -> volume::Result<Volume> {
+        self.check_room()?;
+        let base = thin_id(volume)?;
+        let copy =
+            |thin| self.devices.while_suspended(base, || self.pool.create_snap(thin, base))?;
+        let thin = self.create_with(copy)?.ok_or(Error::Missing(volume.id))?;
+        tracing::debug!(volume = %volume.id, %base, %thin, "copied a block device in use");
+        Ok(Volume { backing: Backing::Thin { thin_id: thin.get() }, ..volume.clone() })
+    }
+}
+
+/// A device that others have, suspended as long as this lives.
+struct Suspended<'a> {
+    dm: &'a Dm,
+    name: &'a str,
+}
+
+impl Drop for Suspended<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.dm.resume(self.name) {
+            let (device, error) = (self.name, &error as &dyn std::error::Error);
+            tracing::error!(
+                device,
+                error,
+                "a block device stays suspended, and whoever uses it waits: run `dmsetup resume` on it, or start thinfs again"
+            );
+        }
+    }
+}
+
 impl Devices {
+    /// Runs `work` while the device that others have is suspended.
+    fn while_suspended<T>(&self, thin: ThinId, work: impl FnOnce() -> T) -> dm::Result<T> {
+        let _turn = self.turns.take(thin);
+        let name = self.identity.handout_name(thin);
+        self.dm.suspend(&name)?;
+        let _suspended = Suspended { dm: &self.dm, name: &name };
+        Ok(work())
+    }
+
     /// Makes a device for others and gives its path, which is the same each time. Busy while the volume's
     /// own mount is in use, if it is for writing.
     pub(super) fn hand_out(&self, thin: ThinId, size: Sectors, access: Access) -> Result<PathBuf> {
@@ -52,6 +119,7 @@ impl Devices {
 
     fn make(&self, thin: ThinId, size: Sectors, access: Access, name: &str) -> Result<PathBuf> {
         if access == Access::ReadWrite {
+            self.at_rest.lock().remove(&thin);
             let present = self.active.lock().remove(&thin);
             present.map_or(Ok(()), |active| self.close(thin, active))?;
         }
@@ -117,13 +185,43 @@ impl Devices {
             return Ok(());
         }
         let name = self.identity.handout_name(thin);
+        let settled = self.settle(thin);
         if !remove_when_closed(&self.dm, &name, patience)? {
             return Err(in_use(&self.nodes.published(&name)));
         }
         self.nodes.withdraw(&name);
         self.handed_out.lock().remove(&thin);
+        if let Some(settled) = settled {
+            self.at_rest.lock().insert(thin, settled);
+        }
         tracing::debug!(device = name, "taken back");
         Ok(())
+    }
+
+    /// Has what was written through a device that nobody has open any more on stable storage, and takes note of what is
+    /// there, if its filesystem was left clean. What fails here is left to a mount.
+    fn settle(&self, thin: ThinId) -> Option<AtRest> {
+        let (found, path) = (self.look(thin)?, self.written_elsewhere(thin)?);
+        std::fs::File::open(path).and_then(|device| device.sync_all()).ok()?;
+        Some(found)
+    }
+
+    /// What is on a device that was handed out for writing; `None` while somebody has it open.
+    pub(super) fn look(&self, thin: ThinId) -> Option<AtRest> {
+        let (path, name) = (self.written_elsewhere(thin)?, self.identity.handout_name(thin));
+        if self.dm.info(&name).ok()??.open_count > 0 {
+            return None;
+        }
+        let superblock = self.superblock(&path).ok().filter(|found| found.is_clean())?;
+        let status = self.dm.status(&name).ok()?;
+        let mapped = status.split_ascii_whitespace().next()?.parse().map(Sectors).ok()?.bytes();
+        let (inodes, used) = (superblock.used_inodes(), superblock.used_bytes());
+        Some(AtRest { inodes, used, overhead: mapped.saturating_sub(used) })
+    }
+
+    /// What is known of a volume that is at rest: its device was taken back, and not used since.
+    pub(super) fn at_rest(&self, thin: ThinId) -> Option<AtRest> {
+        self.at_rest.lock().get(&thin).copied()
     }
 
     /// Takes back what nobody has open. The names of the others, which stay.
@@ -149,6 +247,10 @@ impl Devices {
                 // Killed between creation and first resume: nobody has heard of it.
                 self.dm.remove(&name)?;
                 continue;
+            }
+            if info.suspended {
+                // Killed while a commit made its copy.
+                self.dm.resume(&name)?;
             }
             let access = if info.read_only { Access::ReadOnly } else { Access::ReadWrite };
             self.handed_out.lock().insert(thin, HandedOut { number: info.number, access });

@@ -26,8 +26,9 @@
 //! describe   the lines of `status`
 //! ```
 //!
-//! Invariants: a volume's thin device never changes; a sealed volume is never written again; only
-//! volumes that are not live (sealed, or inactive) become origins, so no origin is ever suspended. Order of
+//! Invariants: a volume's thin id never changes, but for one commit of a block device that somebody has open; a sealed
+//! volume is never written again; only volumes that are not live (sealed, or inactive) become origins, so no origin is ever
+//! suspended but for that commit. Order of
 //! locks: template, turn of a thin id, ids, metadata snapshot, pool message. No lock is held over
 //! a mount or mkfs but the turn of the thin id concerned, and that of templates.
 //!
@@ -63,7 +64,7 @@ use std::fmt;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -87,6 +88,7 @@ use ballast::Ballast;
 use devices::{Devices, MountPlan};
 use discard::{Overhead, Untouched};
 use error::{backend, dm_error, io, pool_error, volume_error};
+use handout::AtRest;
 use identity::Identity;
 use keeper::Keeper;
 use ledger::Book;
@@ -304,6 +306,15 @@ impl Backend for ThinBackend {
         Ok(())
     }
 
+    fn is_at_rest(&self, volume: &Volume) -> bool {
+        let Ok(thin) = thin_id(volume) else { return false };
+        let worth_a_trim = |found: AtRest| {
+            self.config.trim_on_commit && self.overhead.excess(thin, found.overhead, found.used) > 0
+        };
+        self.untouched.contains(thin)
+            || self.devices.at_rest(thin).is_some_and(|found| !worth_a_trim(found))
+    }
+
     fn unseal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
         let unsealed = self.devices.unseal(thin_id(volume)?);
         unsealed.map_err(|e| volume_error(volume.id, "making writable again", e))?;
@@ -344,6 +355,7 @@ impl Backend for ThinBackend {
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
         provision::deleted(volume.id, deleted)?;
         self.overhead.forget(thin);
+        self.devices.at_rest.lock().remove(&thin);
         self.meter.forget(thin);
         Ok(())
     }
@@ -356,6 +368,9 @@ impl Backend for ThinBackend {
         cancel: &AtomicBool,
     ) -> Result<Usage> {
         let thin = thin_id(volume)?;
+        if self.untouched.contains(thin) && !cancel.load(Ordering::Relaxed) {
+            return Ok(Usage::default());
+        }
         if self.devices.written_elsewhere(thin).is_some() {
             self.meter.forget(thin); // nobody tells us of what is written there
         }
@@ -433,6 +448,9 @@ impl Backend for ThinBackend {
             .devices
             .hand_out(thin, Sectors::in_bytes(volume.size), access)
             .map_err(|e| volume_error(volume.id, "handing out", e))?;
+        if access == Access::ReadWrite && self.config.trim_on_commit {
+            self.overhead.note(thin, || Some(self.devices.look(thin)?.overhead));
+        }
         let words = self.devices.mount_words(&path);
         let (filesystem, options) = words.map_err(|e| volume_error(volume.id, "handing out", e))?;
         Ok(BlockDevice { path, filesystem, options })
@@ -442,6 +460,10 @@ impl Backend for ThinBackend {
         thin_id(volume).is_ok_and(|thin| self.devices.is_handed_out(thin))
     }
 
+    fn fork_handed_out(&self, volume: &Volume) -> Result<Volume> {
+        self.fork(volume)
+    }
+
     fn take_back(&self, volume: &Volume, patience: Duration) -> Result<()> {
         let thin = thin_id(volume)?;
         if !self.devices.is_handed_out(thin) {
@@ -449,7 +471,11 @@ impl Backend for ThinBackend {
         }
         self.meter.forget(thin);
         let taken = self.devices.take_back(thin, patience);
-        taken.map_err(|e| volume_error(volume.id, "taking back", e))
+        taken.map_err(|e| volume_error(volume.id, "taking back", e))?;
+        if let Some(found) = self.devices.at_rest(thin) {
+            self.meter.saw_inodes(thin, found.inodes);
+        }
+        Ok(())
     }
 
     fn stop(&self) -> Result<()> {

@@ -28,6 +28,9 @@ pub(super) struct Superblock {
     filesystem: Filesystem,
     used_inodes: u64,
     blocks: u64,
+    free_blocks: u64,
+    /// Blocks that no file can have: inode tables, the journal.
+    overhead: u64,
     block_size: u64,
     clean: bool,
     /// xfs's: percent of the space that inodes may take.
@@ -50,12 +53,15 @@ impl Superblock {
         }
         let (compat, incompat) = (block.u32(START + 0x5C), block.u32(START + 0x60));
         let journal = compat & COMPAT_HAS_JOURNAL != 0;
-        let upper = if incompat & INCOMPAT_64BIT == 0 { 0 } else { block.u32(START + 0x150) };
+        let long = incompat & INCOMPAT_64BIT != 0;
+        let upper = |at: usize| if long { u64::from(block.u32(START + at)) << 32 } else { 0 };
         let (inodes, free) = (block.u32(START), block.u32(START + 0x10));
         Some(Self {
             filesystem: if journal { Filesystem::Ext4 } else { Filesystem::Ext2 },
             used_inodes: u64::from(inodes.saturating_sub(free)),
-            blocks: u64::from(upper) << 32 | u64::from(block.u32(START + 4)),
+            blocks: upper(0x150) | u64::from(block.u32(START + 4)),
+            free_blocks: upper(0x158) | u64::from(block.u32(START + 0xC)),
+            overhead: block.u32(START + 0x248).into(),
             block_size: 1024u64.checked_shl(block.u32(START + 0x18))?,
             clean: match journal {
                 true => incompat & INCOMPAT_RECOVER == 0,
@@ -72,6 +78,8 @@ impl Superblock {
             filesystem: Filesystem::Xfs,
             used_inodes: long(128).saturating_sub(long(136)),
             blocks: long(8),
+            free_blocks: long(144),
+            overhead: 0,
             block_size: u64::from(block.u32(4).swap_bytes()),
             clean: false,
             inode_percent: block.bytes()[127],
@@ -92,6 +100,12 @@ impl Superblock {
     /// Inodes in use.
     pub(super) fn used_inodes(self) -> u64 {
         self.used_inodes
+    }
+
+    /// Bytes that files use, as statfs counts them.
+    pub(super) fn used_bytes(self) -> u64 {
+        let used = self.blocks.saturating_sub(self.free_blocks).saturating_sub(self.overhead);
+        used.saturating_mul(self.block_size)
     }
 
     /// xfs's share of the space for inodes, which growing must name again.
@@ -139,6 +153,11 @@ mod tests {
             assert_eq!(superblock.filesystem(), filesystem);
             assert!(superblock.is_clean());
             assert_eq!(superblock.used_inodes(), 11);
+            // The root directory and lost+found; e2fsprogs older than 1.47 leave the overhead to the first mount.
+            assert!(
+                superblock.overhead == 0 || superblock.used_bytes() < 1 << 20,
+                "{superblock:?}"
+            );
             assert_eq!(superblock.blocks_to_grow_to(Sectors::in_bytes(64 << 20)), None);
             assert_eq!(superblock.blocks_to_grow_to(Sectors::in_bytes(128 << 20)), Some(32768));
         }
