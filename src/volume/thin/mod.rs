@@ -22,6 +22,7 @@
 //! resize     larger volumes
 //! discard    space of removed volumes and removed files, back to the machine
 //! usage      blocks and inodes of a volume's own; whose blocks are whose
+//! changes    which files differ from the origin's, by blocks      inodes: ext4's inode tables
 //! reconcile  records against the pool
 //! describe   the lines of `status`
 //! ```
@@ -35,6 +36,7 @@
 //! nothing else needs repair.
 
 mod assembly;
+mod changes;
 mod config;
 mod create;
 mod describe;
@@ -45,6 +47,7 @@ mod faulty;
 mod files;
 mod handout;
 mod identity;
+mod inodes;
 mod keeper;
 mod ledger;
 mod pace;
@@ -80,6 +83,7 @@ use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
+use crate::tree::Changed;
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
@@ -271,6 +275,16 @@ impl Backend for ThinBackend {
 
     fn shares(&self, volumes: &[Volume], cancel: &AtomicBool) -> Result<Option<Shares>> {
         self.shares_of(volumes, cancel).map(Some)
+    }
+
+    fn changed(
+        &self,
+        old: &Volume,
+        new: &Volume,
+        mounted: &Mounted,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Changed>> {
+        self.changes(old, new, mounted, cancel)
     }
 
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {
