@@ -8,8 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::disk::Disk;
 use super::report::{machine, median};
 use super::rows::{ROWS, Row, Run};
+
+/// Bytes of the filesystem that everything happens on.
+const DISK: u64 = 16 << 30;
+
+/// How long the kernel and the daemon have for what goes on after an answer: the release of a file that was removed.
+const SETTLING: Duration = Duration::from_millis(50);
 
 /// Where a row is run, and where the same files are in the backing filesystem.
 pub struct Side {
@@ -25,7 +32,7 @@ pub fn run() {
     let bench = Mounted::start();
     println!("{}", machine());
     println!(
-        "a snapshot's FUSE directory (native backend) and bindfs, each / direct on the backing filesystem; median of {rounds} rounds [least – most]"
+        "a snapshot's FUSE directory (native backend) and bindfs, each / direct on the backing filesystem (ext4 as mkfs makes it, on a loop device); median of {rounds} rounds [least – most]"
     );
     println!(
         "{:<36} {:>6} {:>16} {:>8} {:>16} {:>12}",
@@ -61,8 +68,9 @@ fn print_row(row: &Row, times: &[Times]) {
 struct Mounted {
     daemon: Child,
     peer: Child,
-    dir: tempfile::TempDir,
     sides: [Side; 3],
+    disk: Disk,
+    _dir: tempfile::TempDir,
 }
 
 impl Mounted {
@@ -71,7 +79,8 @@ impl Mounted {
             .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
         fs::create_dir_all(&base).unwrap();
         let dir = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(base).unwrap();
-        let below = |name: &str| dir.path().join(name);
+        let disk = Disk::new(dir.path(), DISK);
+        let below = |name: &str| disk.path().join(name);
         for name in ["root/mnt", "direct", "source", "peer"] {
             fs::create_dir_all(below(name)).unwrap();
         }
@@ -91,13 +100,20 @@ impl Mounted {
             Side { at: below("root/mnt/active/bench"), backing: volume.join("fs") },
             Side { at: below("peer"), backing: below("source") },
         ];
-        Mounted { daemon, peer, dir, sides }
+        Mounted { daemon, peer, sides, disk, _dir: dir }
+    }
+
+    fn settle(&self) {
+        std::thread::sleep(SETTLING);
+        rustix::fs::syncfs(fs::File::open(self.disk.path()).unwrap()).unwrap();
     }
 
     /// Each side once a round, in an order that turns.
     fn rounds(&self, row: &Row, rounds: usize) -> Vec<Times> {
         let once = |side: &Side| {
             (row.prepare)(side);
+            // What the preparation left to do, a removed file's blocks to free say, isn't the row's.
+            self.settle();
             match row.run {
                 Run::Measured(run) => run(&side.at),
                 Run::Timed(run) => {
@@ -143,7 +159,7 @@ fn is_fuse(path: &Path) -> bool {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let peer = self.dir.path().join("peer");
+        let peer = self.disk.path().join("peer");
         let _ = rustix::mount::unmount(&peer, rustix::mount::UnmountFlags::DETACH);
         for child in [&mut self.daemon, &mut self.peer] {
             let pid = rustix::process::Pid::from_child(child);

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod containerd;
+mod disk;
 mod fuse;
 mod gc;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use thinfs::crashpoint::Step;
 use thinfs::daemon::StoreLedger;
 use thinfs::meta::Store;
 use thinfs::snapshot::Snapshots;
@@ -132,16 +133,19 @@ impl Bench {
                     )
                 }));
             } else {
-                raw.push(timed(|| self.dm.message(&self.pool, &message).unwrap()));
+                raw.push(timed(|| {
+                    self.dm.message(&self.pool, Step::CreateSnap, &message).unwrap()
+                }));
             }
             prepare.push(timed(|| drop(self.prepare(Some(origin)))));
             // The record as it stands: the range of ids in use outlasts a run of samples.
             if ledger.load().unwrap().as_ref() == Some(&record) {
-                batch.push(timed(|| ledger.save(&record).unwrap()));
+                batch.push(timed(|| ledger.save(&record, Step::LedgerChange).unwrap()));
             }
         }
         for n in 0..SAMPLES as u32 {
-            self.dm.message(&self.pool, &format!("delete {}", RAW_IDS + n)).unwrap();
+            let message = format!("delete {}", RAW_IDS + n);
+            self.dm.message(&self.pool, Step::Delete, &message).unwrap();
         }
         println!("{title}");
         let floor = percentile(&mut raw, 50);

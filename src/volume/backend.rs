@@ -211,7 +211,6 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
             Some(id) => Err(Error::NotFaulty(*id)),
         }
     }
-    /// Clean stop: everything that `start` made is taken down (no volume is activated any more).
     /// Whether volumes can be handed out as block devices.
     fn has_block_devices(&self) -> bool {
         false

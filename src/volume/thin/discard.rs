@@ -5,7 +5,7 @@
 //! blocks that nobody else has down. A volume that was made by this process and never activated for writing
 //! has none of its own, and is spared the activation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -39,12 +39,25 @@ impl Untouched {
     }
 }
 
-/// A trim at commit is worth its while when the thin device maps so much more than the filesystem uses: a
-/// sixteenth of it, and this many bytes at least.
+/// What thin devices that are written map beyond what their filesystems use, in bytes, when this process first had
+/// them mounted: journal, inode tables, the rest of each pool block. No trim gives that back.
+#[derive(Debug, Default)]
+pub(super) struct Overhead(Mutex<HashMap<ThinId, u64>>);
+
+impl Overhead {
+    pub(super) fn forget(&self, thin: ThinId) {
+        self.0.lock().remove(&thin);
+    }
+}
+
+/// A trim at commit is worth its while when the thin device maps so much more than it did, beyond what the filesystem
+/// uses: a sixteenth of that, and this many bytes at least.
 const WORTH: u64 = 1 << 20;
 
 /// An xfs says that it has trimmed before its discards are done: how long to wait for the first of them.
 const DISCARDING: Duration = Duration::from_millis(100);
+/// xfs, as statfs names it.
+const XFS_MAGIC: u64 = 0x5846_5342;
 
 impl ThinBackend {
     /// Discards what is free in a mounted volume. How many bytes the thin device maps less.
@@ -62,7 +75,9 @@ impl ThinBackend {
         trim(&mounted.root, self.pool.table().block.bytes()).map_err(|e| failed(io(e)))?;
         self.meter.outdate(thin);
         let mapped = |sectors: Option<Sectors>| sectors.map_or(0, Sectors::bytes);
-        let (before, deadline) = (mapped(before), Instant::now() + DISCARDING);
+        let kind = rustix::fs::fstatfs(&mounted.root).map_err(|e| failed(io(e.into())))?.f_type;
+        let patience = if kind as u64 == XFS_MAGIC { DISCARDING } else { Duration::ZERO };
+        let (before, deadline) = (mapped(before), Instant::now() + patience);
         loop {
             let after = mapped(self.devices.mapped(thin).map_err(failed)?);
             if after < before || Instant::now() >= deadline {
@@ -90,9 +105,27 @@ impl ThinBackend {
         }
     }
 
-    /// Bytes that the thin device maps and the filesystem doesn't use; 0 where they aren't worth a trim. Costs two
-    /// system calls.
-    fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+    /// Bytes that a trim could give back; 0 where they aren't worth one. Costs two system calls.
+    pub(super) fn excess(&self, volume: &Volume, mounted: &Mounted) -> Result<u64> {
+        let (overhead, used) = self.overhead(volume, mounted)?;
+        let known = self.overhead.0.lock().get(&thin_id(volume)?).copied().unwrap_or(0);
+        let excess = overhead.saturating_sub(known);
+        Ok(if excess >= WORTH.max(used / 16) { excess } else { 0 })
+    }
+
+    /// Remembers what a volume has that no trim gives back, when it is mounted for writing for the first time.
+    pub(super) fn note_overhead(&self, volume: &Volume, mounted: &Mounted) {
+        let Ok(thin) = thin_id(volume) else { return };
+        if self.overhead.0.lock().contains_key(&thin) {
+            return;
+        }
+        if let Ok((overhead, _)) = self.overhead(volume, mounted) {
+            self.overhead.0.lock().insert(thin, overhead);
+        }
+    }
+
+    /// Bytes that the thin device maps and the filesystem doesn't use; and those that it uses.
+    fn overhead(&self, volume: &Volume, mounted: &Mounted) -> Result<(u64, u64)> {
         let thin = thin_id(volume)?;
         let mapped =
             self.devices.mapped(thin).map_err(|e| volume_error(volume.id, "looking at", e))?;
@@ -100,8 +133,7 @@ impl ThinBackend {
         let fs = rustix::fs::fstatvfs(&mounted.root)
             .map_err(|e| super::io(format!("looking at volume {}", volume.id), e.into()))?;
         let used = (fs.f_blocks - fs.f_bfree) * fs.f_frsize;
-        let excess = mapped.saturating_sub(used);
-        Ok(if excess >= WORTH.max(used / 16) { excess } else { 0 })
+        Ok((mapped.saturating_sub(used), used))
     }
 
     /// Gives back what only this volume has. Best effort: what fails costs space below the pool, never in it.

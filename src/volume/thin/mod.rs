@@ -87,7 +87,7 @@ use crate::tree::Changed;
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use devices::{Devices, MountPlan};
-use discard::Untouched;
+use discard::{Overhead, Untouched};
 use error::{backend, dm_error, io, pool_error, volume_error};
 use identity::Identity;
 use keeper::Keeper;
@@ -113,6 +113,7 @@ pub struct ThinBackend {
     meter: Meter,
     keeper: Keeper,
     untouched: Untouched,
+    overhead: Overhead,
     /// One template is made at a time.
     template: Mutex<()>,
 }
@@ -173,6 +174,7 @@ impl ThinBackend {
             meter: Meter::default(),
             keeper,
             untouched: Untouched::default(),
+            overhead: Overhead::default(),
             template: Mutex::new(()),
             config,
             pool,
@@ -258,6 +260,9 @@ impl Backend for ThinBackend {
             .map_err(|e| volume_error(volume.id, "activating", e))?;
         let mounted = Mounted { root, access };
         self.note_inodes(thin, &mounted);
+        if access == Access::ReadWrite && self.config.trim_on_commit {
+            self.note_overhead(volume, &mounted);
+        }
         Ok(mounted)
     }
 
@@ -296,6 +301,7 @@ impl Backend for ThinBackend {
             .seal(thin, &mounted.root)
             .map_err(|e| volume_error(volume.id, "sealing", e))?;
         mounted.access = Access::ReadOnly;
+        self.overhead.forget(thin);
         self.meter.outdate(thin);
         self.note_inodes(thin, mounted);
         Ok(())
@@ -340,6 +346,7 @@ impl Backend for ThinBackend {
             .deactivate_then(thin, || self.pool.delete(thin))
             .map_err(|e| volume_error(volume.id, "deactivating", e))?;
         provision::deleted(volume.id, deleted)?;
+        self.overhead.forget(thin);
         self.meter.forget(thin);
         Ok(())
     }
