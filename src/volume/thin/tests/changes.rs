@@ -75,11 +75,11 @@ fn check(backend: &ThinBackend, ids: &mut u32, make: &[Op], change: &[Op]) {
         let found = found.expect("few inodes differ, on an ext4");
         let walked = by_walk(&was, &is);
         assert_eq!(by_blocks(&was, &is, &found), walked);
-        let content = DiffOptions { content: true, ..DiffOptions::default() };
-        let compared = told(&was, &is, content);
-        // A file that was written anew with the same bytes counts as changed, for its time.
-        assert!(compared.iter().all(|change| walked.contains(change)), "{compared:?} {walked:?}");
         if is.access == Access::ReadWrite {
+            let content = DiffOptions { content: true, ..DiffOptions::default() };
+            let compared = told(&was, &is, content);
+            // A file that was written anew with the same bytes counts as changed, for its time.
+            assert!(compared.iter().all(|change| walked.contains(change)), "{compared:?}");
             backend.seal(&new, &mut is).unwrap();
         }
     }
@@ -124,7 +124,7 @@ fn in_guest_the_pools_mapping_tells_the_same_changes_as_a_walk() {
         check(&backend, &mut ids, make, change);
     }
     let config =
-        Config { cases: 8, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
+        Config { cases: 4, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
     let ids = std::cell::Cell::new(ids);
     TestRunner::new(config)
         .run(&(vec(op(), 0..40), vec(op(), 0..12)), |(make, change)| {
