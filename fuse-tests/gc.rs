@@ -142,3 +142,93 @@ fn namespaces_are_made_labelled_collected_and_deleted() {
     assert!(refused.code == Some(2) && refused.stderr.contains("containerd"), "{}", refused.stderr);
     d.finish();
 }
+
+/// Topic, place and key of each event that isn't the pool's, which come when it grows.
+fn events(d: &Daemon) -> Vec<String> {
+    let events = d.json_lines(&["events", "--since", "0", "--no-wait"]);
+    let text =
+        |event: &serde_json::Value, name: &str| event[name].as_str().unwrap_or("").to_owned();
+    let line = |event: &serde_json::Value| {
+        [text(event, "topic"), text(event, "namespace"), text(event, "key")].join(" ")
+    };
+    let lines = events.iter().map(line);
+    lines
+        .map(|line| line.trim_end().to_owned())
+        .filter(|line| !line.starts_with("/pool/"))
+        .collect()
+}
+
+#[test]
+fn events_tell_of_namespaces_leases_and_collections_in_order_also_after_a_kill() {
+    let mut d = Daemon::start();
+    d.cli(&["namespace", "create", "ci"]).ok();
+    d.cli(&["namespace", "label", "ci", "team=a"]).ok();
+    d.cli(&["namespace", "rm", "ci"]).ok();
+    d.cli(&["lease", "create", "--id", "l", "--ttl", "1h"]).ok();
+    d.cli(&["prepare", "k", "--lease", "l"]).ok();
+    d.kill();
+    d.restart();
+    d.cli(&["lease", "rm", "--wait", "l"]).ok();
+    assert_ne!(d.cli(&["lease", "rm", "l"]).code, Some(0));
+    d.cli(&["lease", "create", "--id", "short", "--ttl", "1s"]).ok();
+    let mut told = Vec::new();
+    eventually("the lease ends", || {
+        told = events(&d);
+        told.last().is_some_and(|line| line.starts_with("/lease/expire"))
+    });
+    let expected = [
+        "/namespace/create ci",
+        "/namespace/update ci",
+        "/namespace/delete ci",
+        "/lease/create default l",
+        "/snapshot/prepare default k",
+        "/lease/delete default l",
+        "/snapshot/remove default k",
+        "/gc/done",
+        "/lease/create default short",
+        "/lease/expire default short",
+    ];
+    assert_eq!(told, expected);
+    d.finish();
+}
+
+/// What `layer ls` or `rw ls` shows.
+fn count(d: &Daemon, what: &str) -> usize {
+    d.json_lines(&[what, "ls"]).len()
+}
+
+#[test]
+fn a_lease_holds_layers_and_read_write_layers_and_a_mount_holds_them_after_it() {
+    let d = Daemon::start();
+    let dir = d.root().join("tree");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "content").unwrap();
+    let tar = d.root().join("layer.tar");
+    run("tar", ["-C".as_ref(), dir.as_os_str(), "-cf".as_ref(), tar.as_os_str(), "file".as_ref()])
+        .ok();
+    let chain = d.cli(&["layer", "import", tar.to_str().unwrap()]).ok().trim().to_owned();
+    let web = d.cli(&["rw", "create", "web", "--parent", &chain]).ok().trim().to_owned();
+    let layers = |args: &[&str]| d.cli(&[&["--namespace", "layers"], args].concat());
+    layers(&["lease", "create", "--id", "l"]).ok();
+    layers(&["lease", "add", "l", "--kind", "layer", &chain]).ok();
+    layers(&["lease", "add", "l", "--kind", "rw", "web"]).ok();
+    let info = layers(&["lease", "info", "l"]).ok();
+    assert!(info.contains(&format!("layer {chain}")) && info.contains("rw web"), "{info}");
+    d.cli(&["layer", "rm", &chain]).ok();
+    d.cli(&["rw", "rm", "web"]).ok();
+    d.cli(&["gc"]).ok();
+    assert_eq!((count(&d, "layer"), count(&d, "rw")), (1, 1), "the lease holds both");
+    let place = d.root().join("place");
+    std::fs::create_dir(&place).unwrap();
+    run("mount", ["--bind".as_ref(), web.as_ref(), place.as_os_str()]).ok();
+    layers(&["lease", "rm", "--wait", "l"]).ok();
+    assert_eq!((count(&d, "layer"), count(&d, "rw")), (1, 1), "the mount holds both");
+    assert_eq!(std::fs::read_to_string(place.join("file")).unwrap(), "content");
+    run("umount", [place.as_os_str()]).ok();
+    eventually("both are collected", || {
+        d.cli(&["gc"]).ok();
+        (count(&d, "layer"), count(&d, "rw")) == (0, 0)
+    });
+    d.cli(&["check"]).ok();
+    d.finish();
+}

@@ -17,7 +17,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
     ("gc", &["crashpoint", "types", "meta", "snapshot"]),
-    ("layer_store", &["crashpoint", "types", "tree", "meta", "snapshot", "layer"]),
+    ("layer_store", &["crashpoint", "types", "tree", "meta", "snapshot", "gc", "layer"]),
     (
         "grpc",
         &[

@@ -128,5 +128,17 @@ fn a_full_pool_refuses_what_needs_room_and_nothing_else() {
     d.cli(&["prepare", "again"]).ok();
     fs::write(d.active("again").join("f"), vec![7; 64 << 20]).unwrap();
     assert_eq!(d.log().contains("the pool has room again"), is_thin(), "{}", d.log());
+    // The keeper tells of what it saw a moment after it.
+    let told = || {
+        let events = d.json_lines(&["events", "--since", "0", "--no-wait"]);
+        let topics = events.iter().map(|event| event["topic"].as_str().unwrap().to_owned());
+        topics.filter(|topic| topic.starts_with("/pool/")).collect::<Vec<_>>()
+    };
+    eventually("the recovery is told", || {
+        told().last().is_some_and(|topic| topic == "/pool/recover") == is_thin()
+    });
+    let told = told();
+    assert_eq!(told.contains(&"/pool/full".to_owned()), is_thin(), "{told:?}");
+    assert_eq!(told.contains(&"/pool/low".to_owned()), is_thin(), "{told:?}");
     d.finish();
 }

@@ -8,8 +8,11 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, is_thin, run};
 
+/// Events after this number but for those of the pool, which come when it grows.
 fn events(d: &Daemon, since: &str) -> Vec<Value> {
-    d.json_lines(&["events", "--since", since, "--no-wait"])
+    let mut events = d.json_lines(&["events", "--since", since, "--no-wait"]);
+    events.retain(|event| !event["topic"].as_str().unwrap().starts_with("/pool/"));
+    events
 }
 
 fn topics(events: &[Value]) -> Vec<(&str, &str)> {
@@ -58,7 +61,7 @@ fn follow(d: &Daemon) -> Child {
 #[test]
 fn a_reader_sees_events_as_they_come_and_neither_it_nor_a_stuck_one_holds_up_anybody() {
     let mut d = Daemon::start();
-    let mut stuck = follow(&d); // nobody reads its output
+    let mut stuck = follow(&d);
     let mut reader = follow(&d);
     let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
     let mut client = crate::harness::Client::connect(&d.socket());
@@ -67,9 +70,22 @@ fn a_reader_sees_events_as_they_come_and_neither_it_nor_a_stuck_one_holds_up_any
         let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(event["key"], format!("key-{i}"));
     }
+    // It follows, and reads no more.
+    let mut unread = BufReader::new(stuck.stdout.take().unwrap()).lines();
+    let first = unread.next().unwrap().unwrap();
+    assert!(first.contains("key-0"), "{first}");
+    let pid = rustix::process::Pid::from_child(&stuck);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // More than fits between the daemon and it.
+    let long = "k".repeat(4000);
+    client.prepare(&long, "").unwrap();
+    (0..100).for_each(|i| drop(client.label(&long, "n", &i.to_string()).unwrap()));
+    let last = lines.by_ref().take(101).last().unwrap().unwrap();
+    assert!(last.contains("/snapshot/update") && last.len() > 4000, "{last}");
     drop(client);
-    // A stop doesn't wait for readers; they are told.
+    // A stop doesn't wait for readers; those who read are told.
     assert_eq!(d.stop(), Some(0));
+    assert!(!d.log().contains("requests still running"), "{}", d.log());
     assert_eq!(reader.wait().unwrap().code(), Some(6));
     let _ = stuck.kill();
     stuck.wait().unwrap();

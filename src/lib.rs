@@ -22,7 +22,7 @@
 //! cli ─▶ daemon ─▶ { fuse, grpc, gc } ─▶ … ─▶ snapshot ─▶ { meta, volume } ─▶ … ─▶ sys
 //!                    fuse ─▶ fs ─▶ { snapshot, volume }
 //!              grpc ─▶ gc ─▶ snapshot          volume ─▶ { thin, tree } ─▶ sys
-//!                    grpc ─▶ layer_store ─▶ { layer, snapshot }
+//!                    grpc ─▶ layer_store ─▶ { layer, gc, snapshot }
 //! ```
 //!
 //! | module | owns | must not know |

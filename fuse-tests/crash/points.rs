@@ -56,7 +56,7 @@ fn ways(step: Step) -> (Option<Way>, Option<Way>) {
         StoreKeep => native(Way::Keep),
         StoreLease | StoreNamespace | StoreCollect | StoreLayer | StoreRepair => both(Way::Command),
         StoreResize => thin(Way::Command),
-        Identity | PoolFile | LoopAttach | LedgerAdopt | DmCreate | DmLoad | DmResume => {
+        Identity | PoolFile | LoopAttach | LedgerAdopt | DmCreate | DmLoad | DmResume | Ballast => {
             thin(Way::First)
         }
         LoopResize | LedgerMove | LedgerSettle | SetTransactionId | ReserveSnapshot

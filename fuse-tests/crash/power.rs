@@ -109,6 +109,11 @@ fn one_boot() {
         PathBuf::from(std::env::var_os("THINFS_TEST_POWER").expect("the host's test sets it"));
     let boot = std::env::var("THINFS_TEST_BOOT").expect("the host's test sets it");
     let mut book = Book::load(Path::new(NOTES));
+    // The pool as the cut left it, before anybody opens it.
+    let metadata = work_dir().join("power/thin/metadata.img");
+    if metadata.exists() {
+        run("thin_check", [metadata]).ok();
+    }
     let d = Daemon::start_at(work_dir().join("power"), Options::default());
     let mut client = Client::connect(&d.socket());
     eprintln!("boot {boot}: {} keys", book.lock().unwrap().len());

@@ -434,6 +434,10 @@ pub(super) struct RestoreArgs {
 /// Events of all namespaces are numbered one after the other, over restarts, and the newest 65,536
 /// are kept. Whoever remembers the last number can go on from there with --since; a reader that
 /// comes too late is told which events are gone. A change and its event become durable together.
+///
+/// Topics: /snapshot/prepare, commit, remove, update; /layer/create, delete; /lease/create, update,
+/// delete, expire; /namespace/create, update, delete; /gc/done, fail; /pool/low, full, fail,
+/// recover, grow; /store/restore, repair.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thinfs events

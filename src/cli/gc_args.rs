@@ -44,9 +44,9 @@ pub(super) enum LeaseCommand {
     Ls,
     /// Show a lease and what it holds
     Info(LeaseIdArgs),
-    /// Have a lease hold snapshots that exist
+    /// Have a lease hold snapshots, layers or read-write layers that exist
     Add(HoldArgs),
-    /// Have a lease hold snapshots no longer
+    /// Have a lease hold something no longer
     Drop(HoldArgs),
     /// Put off a lease's end
     Renew(LeaseRenewArgs),
@@ -87,10 +87,11 @@ pub(super) struct LeaseIdArgs {
 pub(super) struct HoldArgs {
     /// The lease's id
     pub(super) lease: String,
-    /// Keys or names
+    /// Keys of snapshots, chain ids of layers, names of read-write layers
     #[arg(required = true, value_name = "KEY")]
     pub(super) ids: Vec<String>,
-    /// What they are: snapshot, or another kind that the daemon knows
+    /// What they are: snapshot, layer or rw; leases of layers and read-write layers are made with
+    /// --namespace layers
     #[arg(long, default_value = "snapshot")]
     pub(super) kind: String,
 }

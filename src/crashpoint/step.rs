@@ -117,6 +117,8 @@ steps! {
     // --- a volume's filesystem ---
     /// mkfs on a template.
     Mkfs = "template.mkfs",
+    /// A thin device that is there to be deleted gets its block.
+    Ballast = "ballast.fill",
     /// A template's root directory becomes an empty snapshot's.
     EmptyRoot = "template.empty_root",
     /// A filesystem is mounted, detached.

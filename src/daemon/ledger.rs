@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
-use crate::types::Pool;
+use crate::types::{Event, Pool, Publisher as _};
 use crate::volume::thin::{LedgerError, PoolLedger};
 
 /// A [`PoolLedger`] over the store.
@@ -27,6 +27,10 @@ impl PoolLedger for StoreLedger {
         let mut batch = Batch::of(step);
         batch.put_pool(pool);
         Ok(self.0.write(batch)?)
+    }
+
+    fn tell(&self, event: Event) {
+        self.0.publish(event);
     }
 }
 

@@ -157,6 +157,7 @@ impl Daemon {
         let (tree, asked) = (self.config.mount.clone(), Arc::clone(snapshots));
         let mounts = Mounted::new(Box::new(move || mounted::list(&tree, &asked)));
         collector.register(Arc::new(mounts));
+        layers.collected_by(&collector);
         collector.start().map_err(Error::Collector)?;
         let served = self.with_socket(snapshots, &collector, layers, mount);
         collector.stop();

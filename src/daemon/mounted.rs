@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::fs::names::{self, Name};
 use crate::gc::Mount;
+use crate::layer_store::resource_of;
 use crate::snapshot::Snapshots;
 use crate::types::{Namespace, SnapshotKey};
 
@@ -21,7 +22,8 @@ pub(super) fn list(mount: &Path, snapshots: &Arc<Snapshots>) -> io::Result<Vec<M
     for table in tables()? {
         for (root, place) in table.lines().filter_map(|line| bind_of(line, &device)) {
             if let Some((ns, key)) = snapshot_at(&root, snapshots) {
-                found.push((ns, key, place));
+                let resource = resource_of(&ns, &key);
+                found.push((ns, resource, place));
             }
         }
     }

@@ -8,7 +8,10 @@ use super::{Collector, labels};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::{Error, LabelUpdate, Result};
-use crate::types::{Labels, Lease, LeaseId, Leased, Namespace, SnapshotKey, check_labels};
+use crate::types::{
+    EXPIRE_LABEL, Event, Labels, Lease, LeaseId, Leased, Namespace, SnapshotKey, Topic,
+    check_labels,
+};
 
 impl Collector {
     /// Makes a lease, under a new id if none is given. It ends at the time in its label
@@ -27,7 +30,8 @@ impl Collector {
         if self.store().lease(ns, &lease.id)?.is_some() {
             return Err(Error::Exists { what: "lease", name: lease.id.to_string() });
         }
-        self.put_lease(ns, lease)
+        let made = event(Topic::LEASE_CREATE, ns, &lease);
+        self.put_lease(ns, lease, Some(made))
     }
 
     /// Changes a lease's labels; so also when it ends.
@@ -36,15 +40,20 @@ impl Collector {
         let old = self.snapshots().existing_lease(ns, id)?;
         let labels = change.apply(&old.labels);
         check_labels(&labels)?;
-        self.put_lease(ns, Lease { labels, ..old })
+        let renewed_only = without_end(&labels).eq(without_end(&old.labels));
+        let lease = Lease { labels, ..old };
+        // `lease run` renews its own again and again: nobody wants to be told.
+        let updated = (!renewed_only).then(|| event(Topic::LEASE_UPDATE, ns, &lease));
+        self.put_lease(ns, lease, updated)
     }
 
-    fn put_lease(&self, ns: &Namespace, lease: Lease) -> Result<Lease> {
+    fn put_lease(&self, ns: &Namespace, lease: Lease, event: Option<Event>) -> Result<Lease> {
         let mut batch = Batch::of(Step::StoreLease);
         batch.put_lease(ns, &lease);
+        event.into_iter().for_each(|event| batch.publish(event));
         self.store().write(batch)?;
         if let Some(end) = labels::expires(&lease.labels) {
-            self.expires_at(end);
+            self.expires_at(end, ns, &lease.id);
         }
         Ok(lease)
     }
@@ -66,7 +75,7 @@ impl Collector {
         {
             let _leases = self.snapshots().change_leases();
             self.snapshots().existing_lease(ns, id)?;
-            self.delete_lease_locked(ns, id)?;
+            self.delete_lease_locked(ns, id, Topic::LEASE_DELETE)?;
         }
         tracing::info!(%ns, lease = %id, "lease deleted");
         self.freed(ns);
@@ -78,7 +87,7 @@ impl Collector {
         let _leases = self.snapshots().change_leases();
         match self.store().lease(ns, id)? {
             Some(lease) if labels::has_ended(&lease, now) => {
-                self.delete_lease_locked(ns, id)?;
+                self.delete_lease_locked(ns, id, Topic::LEASE_EXPIRE)?;
                 tracing::info!(%ns, lease = %id, "lease expired");
                 Ok(true)
             }
@@ -86,8 +95,9 @@ impl Collector {
         }
     }
 
-    fn delete_lease_locked(&self, ns: &Namespace, id: &LeaseId) -> Result<()> {
+    fn delete_lease_locked(&self, ns: &Namespace, id: &LeaseId, why: Topic) -> Result<()> {
         let mut batch = Batch::of(Step::StoreLease);
+        batch.publish(Event::about(why, ns, id));
         batch.delete_lease(ns, id, &self.store().held_by(ns, id)?);
         Ok(self.store().write(batch)?)
     }
@@ -97,21 +107,25 @@ impl Collector {
         if what.kind == SNAPSHOT {
             return self.snapshots().hold_under(ns, id, &SnapshotKey::new(what.id.clone())?);
         }
+        let mut hold = || {
+            let _leases = self.snapshots().leases_stay();
+            self.snapshots().existing_lease(ns, id)?;
+            let mut batch = Batch::of(Step::StoreLease);
+            batch.hold(ns, id, what);
+            Ok(self.store().write(batch)?)
+        };
         let source = self.sources().into_iter().find(|source| source.kind() == what.kind);
-        match source.map_or(Ok(None), |source| source.exists(ns, &what.id))? {
-            Some(true) => {}
-            Some(false) => return Err(Error::NotFound(format!("{} {}", what.kind, what.id))),
+        match source.map_or(Ok(None), |s| s.while_existing(ns, &what.id, &mut hold))? {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::NotFound(format!("{} {}", what.kind, what.id))),
             None => {
-                let text =
-                    format!("leases hold snapshots, layers and the like, not a {}", what.kind);
-                return Err(Error::InvalidArgument(text));
+                let text = format!(
+                    "leases hold snapshots, layers and read-write layers (`snapshot`, `layer`, `rw`), not a {}",
+                    what.kind
+                );
+                Err(Error::InvalidArgument(text))
             }
         }
-        let _leases = self.snapshots().leases_stay();
-        self.snapshots().existing_lease(ns, id)?;
-        let mut batch = Batch::of(Step::StoreLease);
-        batch.hold(ns, id, what);
-        Ok(self.store().write(batch)?)
     }
 
     /// The lease holds a resource no longer. Not holding it is fine.
@@ -135,6 +149,19 @@ impl Collector {
             "namespace {ns} is containerd's, which has leases of its own: use `ctr leases`"
         )))
     }
+}
+
+fn event(topic: Topic, ns: &Namespace, lease: &Lease) -> Event {
+    let event = Event::about(topic, ns, &lease.id);
+    match labels::expires(&lease.labels) {
+        Some(end) => event.with("expires", labels::expiry(end)),
+        None => event,
+    }
+}
+
+/// The labels but for the one that says when the lease ends.
+fn without_end(labels: &Labels) -> impl Iterator<Item = (&String, &String)> {
+    labels.iter().filter(|(label, _)| *label != EXPIRE_LABEL)
 }
 
 /// An id that nobody else has: the time, and 64 random bits.

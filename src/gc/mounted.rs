@@ -6,12 +6,12 @@ use std::io;
 use parking_lot::Mutex;
 
 use super::doomed::Doomed;
-use super::source::{Found, Kind, Resource, Root, SNAPSHOT, Source};
+use super::source::{Found, Kind, Resource, Root, Source};
 use crate::snapshot::{Error, Result};
-use crate::types::{Namespace, SnapshotKey};
+use crate::types::Namespace;
 
-/// A snapshot that is mounted, and where.
-pub type Mount = (Namespace, SnapshotKey, String);
+/// A snapshot, or what is made of one, that is mounted, and where.
+pub type Mount = (Namespace, Resource, String);
 
 /// Asks the kernel for the mounts that were made of what was handed out.
 pub type ListMounts = Box<dyn Fn() -> io::Result<Vec<Mount>> + Send + Sync>;
@@ -31,8 +31,7 @@ impl Mounted {
 
     fn look(&self) -> std::result::Result<HashMap<Namespace, Vec<Root>>, String> {
         let mut held: HashMap<Namespace, Vec<Root>> = HashMap::new();
-        for (ns, key, place) in (self.list)().map_err(|error| error.to_string())? {
-            let resource = Resource::new(SNAPSHOT, key.as_str());
+        for (ns, resource, place) in (self.list)().map_err(|error| error.to_string())? {
             held.entry(ns)
                 .or_default()
                 .push(Root { resource, holder: format!("a mount at {place}") });

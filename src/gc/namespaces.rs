@@ -10,7 +10,7 @@ use super::Collector;
 use crate::crashpoint::Step;
 use crate::meta::Batch;
 use crate::snapshot::{Error, LabelUpdate, Result};
-use crate::types::{Labels, Namespace, NamespaceRecord, check_labels};
+use crate::types::{Event, LAYERS, Labels, Namespace, NamespaceRecord, Topic, check_labels};
 
 /// Label of a namespace that says which snapshots without a lease are collected as well.
 pub const COLLECT_LABEL: &str = "thinfs.io/gc.collect";
@@ -29,17 +29,22 @@ impl Collector {
         if self.store().namespace(ns)?.is_some() {
             return Err(Error::Exists { what: "namespace", name: ns.to_string() });
         }
-        self.put_namespace(ns, NamespaceRecord { created: SystemTime::now(), labels })
+        let record = NamespaceRecord { created: SystemTime::now(), labels };
+        self.put_namespace(ns, record, Topic::NAMESPACE_CREATE)
     }
 
     /// Changes a namespace's labels; makes its record if there is none.
     pub fn label_namespace(&self, ns: &Namespace, change: LabelUpdate) -> Result<NamespaceRecord> {
         let _policies = self.snapshot_source().policies.write();
         let old = self.store().namespace(ns)?;
+        let what = match old {
+            Some(_) => Topic::NAMESPACE_UPDATE,
+            None => Topic::NAMESPACE_CREATE,
+        };
         let new = NamespaceRecord { created: SystemTime::now(), labels: Labels::new() };
         let old = old.unwrap_or(new);
         let labels = change.apply(&old.labels);
-        self.put_namespace(ns, NamespaceRecord { labels, ..old })
+        self.put_namespace(ns, NamespaceRecord { labels, ..old }, what)
     }
 
     /// All namespaces: those with a record, and those that something lives in.
@@ -60,6 +65,7 @@ impl Collector {
         }
         let mut batch = Batch::of(Step::StoreNamespace);
         batch.delete_namespace(ns);
+        batch.publish(about(Topic::NAMESPACE_DELETE, ns));
         Ok(self.store().write(batch)?)
     }
 
@@ -81,11 +87,17 @@ impl Collector {
         Ok(None)
     }
 
-    fn put_namespace(&self, ns: &Namespace, record: NamespaceRecord) -> Result<NamespaceRecord> {
+    fn put_namespace(
+        &self,
+        ns: &Namespace,
+        record: NamespaceRecord,
+        what: Topic,
+    ) -> Result<NamespaceRecord> {
         check_labels(&record.labels)?;
         self.check_policy(ns, &record.labels)?;
         let mut batch = Batch::of(Step::StoreNamespace);
         batch.put_namespace(ns, &record);
+        batch.publish(about(what, ns));
         self.store().write(batch)?;
         self.freed(ns);
         Ok(record)
@@ -99,6 +111,12 @@ impl Collector {
                  it can't have the label {COLLECT_LABEL}"
             )));
         }
+        if ns.as_str() == LAYERS {
+            return Err(Error::InvalidArgument(format!(
+                "namespace {ns} is the layer store's: what nobody holds goes there anyway; \
+                 it can't have the label {COLLECT_LABEL}"
+            )));
+        }
         match value.as_str() {
             COLLECT_UNREFERENCED => Ok(()),
             _ => Err(Error::InvalidArgument(format!(
@@ -106,4 +124,9 @@ impl Collector {
             ))),
         }
     }
+}
+
+/// The namespace is where it happens, and to what.
+fn about(topic: Topic, ns: &Namespace) -> Event {
+    Event::about(topic, ns, "")
 }

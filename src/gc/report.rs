@@ -47,6 +47,15 @@ impl Report {
     pub fn took(&self) -> Duration {
         self.mark + self.sweep
     }
+
+    /// How many went, by kind.
+    pub fn collected_by_kind(&self) -> BTreeMap<Kind, u64> {
+        let mut counts = BTreeMap::new();
+        for item in &self.collected {
+            *counts.entry(item.resource.kind).or_default() += 1;
+        }
+        counts
+    }
 }
 
 /// All runs since the daemon's start.
@@ -80,8 +89,8 @@ impl Totals {
     pub(super) fn add(&mut self, report: &Report) {
         self.runs += 1;
         self.failed += u64::from(!report.failed.is_empty());
-        for item in &report.collected {
-            *self.collected.entry(item.resource.kind).or_default() += 1;
+        for (kind, count) in report.collected_by_kind() {
+            *self.collected.entry(kind).or_default() += count;
         }
         self.expired += report.expired.len() as u64;
         self.mark += report.mark;

@@ -10,7 +10,7 @@ use super::doomed::Doomed;
 use super::source::{Found, Kind, Resource, SNAPSHOT, Source, Tie};
 use super::{labels, namespaces};
 use crate::snapshot::{Doom, Result, Snapshots};
-use crate::types::{Namespace, Snapshot, SnapshotId, SnapshotKey};
+use crate::types::{LAYERS, Namespace, Snapshot, SnapshotId, SnapshotKey};
 
 /// Snapshots, as resources.
 pub(super) struct SnapshotSource {
@@ -28,13 +28,21 @@ impl SnapshotSource {
     fn collects_all(&self, ns: &Namespace) -> Result<bool> {
         let record = self.snapshots.store().namespace(ns)?;
         Ok(*ns != self.never
+            && ns.as_str() != LAYERS
             && record.is_some_and(|record| namespaces::collects_all(&record.labels)))
     }
 
-    fn found(&self, key: &SnapshotKey, snapshot: Snapshot, all: bool, now: SystemTime) -> Found {
-        let (root, until) = match all || snapshot.collectable {
-            true => labels::root(&snapshot.labels, now),
-            false => (Some("it wasn't made under a lease".to_owned()), None),
+    /// `stays`: why one does that is not subject to collection.
+    fn found(
+        &self,
+        key: &SnapshotKey,
+        snapshot: Snapshot,
+        stays: Option<&str>,
+        now: SystemTime,
+    ) -> Found {
+        let (root, until) = match stays.filter(|_| !snapshot.collectable) {
+            None => labels::root(&snapshot.labels, now),
+            Some(why) => (Some(why.to_owned()), None),
         };
         let (mut edges, back) = labels::references(&snapshot.labels, &self.kinds.read());
         edges.extend(
@@ -59,8 +67,12 @@ impl Source for SnapshotSource {
 
     fn scan(&self, ns: &Namespace, visit: &mut dyn FnMut(Found)) -> Result<()> {
         let (all, now) = (self.collects_all(ns)?, SystemTime::now());
+        let stays = match ns.as_str() == LAYERS {
+            true => Some("the layer store sees to it"),
+            false => (!all).then_some("it wasn't made under a lease"),
+        };
         self.snapshots.store().for_each_snapshot(ns, &mut |key, snapshot| {
-            visit(self.found(&key, snapshot, all, now));
+            visit(self.found(&key, snapshot, stays, now));
             ControlFlow::Continue(())
         })?;
         Ok(())

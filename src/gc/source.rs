@@ -107,6 +107,20 @@ pub trait Source: Send + Sync {
     /// Whether it exists, so that a lease can hold it; `None`: leases don't hold this kind.
     fn exists(&self, ns: &Namespace, id: &str) -> Result<Option<bool>, snapshot::Error>;
 
+    /// Calls `then`, which has a lease hold it, if it exists; lets nobody remove it meanwhile.
+    fn while_existing(
+        &self,
+        ns: &Namespace,
+        id: &str,
+        then: &mut dyn FnMut() -> Result<(), snapshot::Error>,
+    ) -> Result<Option<bool>, snapshot::Error> {
+        let exists = self.exists(ns, id)?;
+        if exists == Some(true) {
+            then()?;
+        }
+        Ok(exists)
+    }
+
     /// Removes what is left to remove of `doomed`, in its order, and says of the others why they
     /// stay ([`Doomed::keep`], [`Doomed::fail`]), which keeps what they refer to as well. Returns
     /// when the removal is durable; what takes long (destroying devices, deleting trees) is for

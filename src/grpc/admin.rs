@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::call::{Answers, blocking, cancellable, stream};
+use super::call::{Answers, blocking, cancellable, follow, stream};
 use super::proto::thinfs::admin::v1::{
     Activity, BackupReply, BackupRequest, CheckReply, CheckRequest, CommitRequest, Detail,
     DiffReply, DiffRequest, EventsReply, EventsRequest, FaultyId, FuseRequests, FuseStatus,
@@ -19,7 +19,7 @@ use super::proto::thinfs::admin::v1::{
 };
 use super::{Context, convert, diff, events, gc, space, status};
 use crate::snapshot::{self, LabelUpdate, Pending, PendingState};
-use crate::types::Kind;
+use crate::types::{Counts, Namespace};
 use crate::volume::Access;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -235,9 +235,10 @@ impl admin_server::Admin for Admin {
     async fn events(&self, request: Request<EventsRequest>) -> Reply<Self::EventsStream> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let encode = |items| EventsReply { items };
-        Ok(Response::new(stream(encode, move |batches, cancel| {
+        let answers = follow(encode, move |batches, cancel| {
             events::follow(&context, request, batches, cancel)
-        })))
+        });
+        Ok(Response::new(answers?))
     }
 
     #[tracing::instrument(name = "resize", skip_all, fields(key = request.get_ref().key))]
@@ -314,7 +315,7 @@ fn daemon_status(context: &Context) -> snapshot::Result<StatusReply> {
             .map(space::capacity)
             .map_err(|error| status::of(error.into()))
             .ok(),
-        namespaces: namespaces(context)?,
+        namespaces: context.snapshots.counts().into_iter().map(namespace_status).collect(),
         pending: context.snapshots.pending()? as u64,
         volumes: volumes.status().into_iter().map(volume_status).collect(),
         faulty: backend.faulty().into_iter().map(faulty_id).collect(),
@@ -358,21 +359,9 @@ fn fuse_status(requests: super::Requests) -> FuseStatus {
     }
 }
 
-fn namespaces(context: &Context) -> snapshot::Result<Vec<NamespaceStatus>> {
-    let count = |ns: crate::types::Namespace| {
-        let mut status =
-            NamespaceStatus { name: ns.as_str().to_owned(), ..NamespaceStatus::default() };
-        context.snapshots.walk(&ns, &[], &mut |info| {
-            match info.snapshot.kind {
-                Kind::Active => status.active += 1,
-                Kind::View => status.view += 1,
-                Kind::Committed => status.committed += 1,
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(status)
-    };
-    context.snapshots.namespaces()?.into_iter().map(count).collect()
+fn namespace_status((ns, counts): (Namespace, Counts)) -> NamespaceStatus {
+    let Counts { active, view, committed } = counts;
+    NamespaceStatus { name: ns.as_str().to_owned(), active, view, committed }
 }
 
 fn volume_status(volume: crate::volume::VolumeStatus) -> VolumeStatus {

@@ -52,7 +52,7 @@ impl Drop for Running {
 pub struct Answers<M> {
     from: ReceiverStream<Result<M, Status>>,
     _cancel: CancelOnDrop,
-    _running: Running,
+    _running: Option<Running>,
 }
 
 impl<M> Stream for Answers<M> {
@@ -156,11 +156,43 @@ where
     M: Send + 'static,
     F: FnOnce(&mut Batches<T, M>, &AtomicBool) -> Result<(), Status> + Send + 'static,
 {
+    let (work, mut answers) = streaming(encode, work);
+    tokio::task::spawn_blocking(work);
+    answers._running = Some(Running::start());
+    answers
+}
+
+/// Like [`stream`], for readers that stay for ever. Each has a thread of its own, and a stop waits for none: so
+/// readers hold up nobody, however many there are, and whether or not they read.
+pub(super) fn follow<T, M, F>(encode: fn(Vec<T>) -> M, work: F) -> Result<Answers<M>, Status>
+where
+    T: Send + 'static,
+    M: Send + 'static,
+    F: FnOnce(&mut Batches<T, M>, &AtomicBool) -> Result<(), Status> + Send + 'static,
+{
+    let (work, answers) = streaming(encode, work);
+    let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(work);
+    thread.map_err(|error| {
+        Status::resource_exhausted(format!("starting a thread for one more reader: {error}"))
+    })?;
+    Ok(answers)
+}
+
+/// The work of a stream, for whatever thread, and what it makes.
+fn streaming<T, M, F>(
+    encode: fn(Vec<T>) -> M,
+    work: F,
+) -> (impl FnOnce() + Send + 'static, Answers<M>)
+where
+    T: Send + 'static,
+    M: Send + 'static,
+    F: FnOnce(&mut Batches<T, M>, &AtomicBool) -> Result<(), Status> + Send + 'static,
+{
     let (to, from) = mpsc::channel(AHEAD);
     let cancel = CancelOnDrop(Arc::default());
     let cancelled = Arc::clone(&cancel.0);
     let span = Span::current();
-    tokio::task::spawn_blocking(move || {
+    let made = move || {
         let _entered = span.enter();
         let mut batches = Batches { items: Vec::new(), encode, to };
         let result = work(&mut batches, &cancelled);
@@ -169,8 +201,8 @@ where
         if let Err(status) = result {
             let _ = batches.to.blocking_send(Err(status));
         }
-    });
-    Answers { from: ReceiverStream::new(from), _cancel: cancel, _running: Running::start() }
+    };
+    (made, Answers { from: ReceiverStream::new(from), _cancel: cancel, _running: None })
 }
 
 /// Runs `work` on a blocking thread and streams what `tell` says, every `often`, until it ends; then
@@ -205,7 +237,7 @@ where
         };
         let _ = to.send(result).await;
     });
-    Answers { from: ReceiverStream::new(from), _cancel: unread, _running: Running::start() }
+    Answers { from: ReceiverStream::new(from), _cancel: unread, _running: Some(Running::start()) }
 }
 
 #[cfg(test)]
@@ -250,6 +282,21 @@ mod tests {
         );
         drop(unread);
         assert!(is_done.await.expect("the work ends") <= ((AHEAD + 1) * BATCH) as u64);
+    }
+
+    /// More than the runtime has threads for blocking work.
+    #[tokio::test]
+    async fn hundreds_of_readers_that_do_not_read_hold_up_nobody() {
+        let endless = |batches: &mut Batches<u32, usize>, _: &AtomicBool| {
+            while batches.push(0).is_continue() {}
+            Ok(())
+        };
+        let unread: Vec<_> = (0..600)
+            .map(|_| follow(|items: Vec<u32>| items.len(), endless).expect("a thread"))
+            .collect();
+        assert!(unread.iter().all(|reader| reader._running.is_none()), "a stop waits for none");
+        assert_eq!(blocking(|| Ok(7)).await.expect("it is answered"), 7);
+        drop(unread);
     }
 
     #[tokio::test]

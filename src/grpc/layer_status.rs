@@ -31,6 +31,10 @@ pub(super) fn of(error: Error) -> Status {
         Error::NotRetained(_) => {
             (Code::FailedPrecondition, Some("see who holds it with `thinfs layer info`"))
         }
+        Error::RwNotRetained(_) => (
+            Code::FailedPrecondition,
+            Some("end its leases: see `thinfs --namespace layers lease ls`"),
+        ),
         Error::NotAncestor { .. } => {
             (Code::InvalidArgument, Some("see what is below it with `thinfs layer tree`"))
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::RwLock;
 
@@ -55,6 +55,10 @@ impl LayerStore {
             ns: Namespace::new(LAYERS).expect("the constant is a namespace"),
             imports: AtomicU64::new(0),
             image_watchers: RwLock::default(),
+            active: Default::default(),
+            // The first collection looks for what leases held.
+            loose: AtomicBool::new(true),
+            collected: Default::default(),
         };
         let mut restored = Restored {
             rw_layers: store.store().rw_layers()?.len(),
@@ -87,20 +91,26 @@ impl LayerStore {
     }
 
     fn abandon_imports(&self) -> Result<usize> {
-        let mut unfinished = Vec::new();
-        self.snapshots.walk(&self.ns, &[], &mut |info: Info| {
-            unfinished.push(info);
-            std::ops::ControlFlow::Continue(())
-        })?;
-        unfinished.retain(|info| self.is_unfinished(info).unwrap_or(false));
+        let unfinished = self.unfinished()?;
         for info in &unfinished {
             self.snapshots.remove_with(&self.ns, &info.key, &mut |_, _| {})?;
         }
         Ok(unfinished.len())
     }
 
+    /// Snapshots that are no layer and no read-write layer, not yet or not any more.
+    pub(super) fn unfinished(&self) -> Result<Vec<Info>> {
+        let mut unfinished = Vec::new();
+        self.snapshots.walk(&self.ns, &[], &mut |info: Info| {
+            unfinished.push(info);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        unfinished.retain(|info| self.is_unfinished(info).unwrap_or(false));
+        Ok(unfinished)
+    }
+
     /// An import, or an init layer whose read-write layer was not made.
-    fn is_unfinished(&self, info: &Info) -> Result<bool> {
+    pub(super) fn is_unfinished(&self, info: &Info) -> Result<bool> {
         let key = info.key.as_str();
         if info.snapshot.kind == Kind::Active {
             return Ok(key.starts_with(IMPORTING));

@@ -27,6 +27,9 @@ pub enum Error {
     /// A reference was to be given back that nobody has.
     #[error("layer not retained: {0} has no reference by a user")]
     NotRetained(ChainId),
+    /// The same for a read-write layer, which a lease still holds.
+    #[error("read-write layer not retained: nobody has a reference of {0:?}, only leases hold it")]
+    RwNotRetained(String),
     /// The layer to compare with is not below the other.
     #[error("layer {ancestor} is not below layer {chain}: cannot provide diff to non-parent")]
     NotAncestor {

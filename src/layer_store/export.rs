@@ -4,21 +4,24 @@ use std::fs::File;
 use std::io::{BufReader, Write};
 use std::sync::atomic::AtomicBool;
 
-use super::LayerStore;
+use super::collected::Working;
 use super::error::{Error, Result};
+use super::{LAYER, LayerStore, keys};
 use crate::layer::split::{Reassembled, reassemble};
 use crate::layer::{Written, diff_tar};
 use crate::snapshot::Opened;
+use crate::snapshot::locks::Mode;
 use crate::types::{ChainId, Layer};
 
-/// A layer whose tar can be given back, whatever happens to the layer meanwhile.
-pub(super) struct Source {
+/// A layer whose tar can be given back, whatever happens to the layer meanwhile. The collector leaves it alone.
+pub(super) struct Source<'a> {
     pub(super) layer: Layer,
     record: File,
     opened: Opened,
+    _working: Working<'a>,
 }
 
-impl Source {
+impl Source<'_> {
     /// Writes the tar.
     pub(super) fn write(&self, out: impl Write, cancel: &AtomicBool) -> Result<Reassembled> {
         let record = BufReader::new(&self.record);
@@ -27,11 +30,14 @@ impl Source {
 }
 
 impl LayerStore {
-    pub(super) fn source(&self, chain: &ChainId) -> Result<Source> {
+    pub(super) fn source(&self, chain: &ChainId) -> Result<Source<'_>> {
+        let _working = self.work_on(LAYER, chain);
+        // Nobody removes it between the looks.
+        let _held = self.locks.hold(&self.ns, &[(&keys::layer(chain), Mode::Shared)]);
         let layer = self.existing(chain)?;
         let record = self.records.open(layer.snapshot)?;
         let opened = self.snapshots.open(layer.snapshot)?;
-        Ok(Source { layer, record, opened })
+        Ok(Source { layer, record, opened, _working })
     }
 
     /// Writes the very bytes that were registered, uncompressed. When the layer's files are no
@@ -54,6 +60,7 @@ impl LayerStore {
         out: impl Write,
         cancel: &AtomicBool,
     ) -> Result<Written> {
+        let _working = self.work_on(LAYER, chain);
         let new = self.existing(chain)?;
         let old = match ancestor {
             None => None,

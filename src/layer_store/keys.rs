@@ -4,7 +4,8 @@ use crate::types::{ChainId, GivenName, IMPORTING, SnapshotKey};
 
 /// What the names of init layers start with.
 pub(super) const INIT: &str = "init:";
-const RW: &str = "rw:";
+/// What the keys of read-write layers start with.
+pub(super) const RW: &str = "rw:";
 const IMAGE: &str = "image:";
 
 /// The committed snapshot of a layer, and the layer's lock.

@@ -10,7 +10,8 @@
 //! All its snapshots are in the namespace [`LAYERS`](crate::types::LAYERS), keyed `sha256:…` (layers),
 //! `import:…` (in the making), `init:NAME` and `rw:NAME`. A layer lives as long as somebody holds it
 //! ([`Holder`](crate::types::Holder)); with its last reference it goes, and then, downward, every
-//! layer below that nobody holds any more.
+//! layer below that nobody holds any more. A lease holds a layer or a read-write layer without being
+//! a reference: what it held goes when it ends, by the collector.
 //!
 //! # Crashes
 //!
@@ -28,6 +29,7 @@
 //! held while a layer is unpacked.
 
 mod cleanup;
+mod collected;
 mod error;
 mod export;
 mod flush;
@@ -46,6 +48,7 @@ mod rw_release;
 mod tests;
 
 pub use cleanup::Restored;
+pub use collected::{IMPORT, LAYER, RW, resource_of};
 pub use error::{Error, Result};
 pub use progress::{Counting, Progress};
 pub use query::LayerInfo;
@@ -54,7 +57,7 @@ pub use register::{Register, Registered};
 pub use rw::{CreateRw, RwInfo};
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::RwLock;
 
@@ -74,6 +77,11 @@ pub struct LayerStore {
     imports: AtomicU64,
     /// Are told that images came, went, or name another layer.
     image_watchers: RwLock<Vec<ImageWatcher>>,
+    /// What is read or made at the moment.
+    active: collected::Active,
+    /// Whether there may be something that nobody refers to: a lease holds it, or it couldn't be removed.
+    loose: AtomicBool,
+    collected: collected::Collected,
 }
 
 /// Called after the change is durable, by the thread that made it.

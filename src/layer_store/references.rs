@@ -1,11 +1,11 @@
 //! Get, release, and what goes with the last reference.
 
 use super::error::{Error, Result};
-use super::{LayerStore, keys};
+use super::{LAYER, LayerStore, keys};
 use crate::crashpoint::Step;
 use crate::meta::{Batch, Store};
 use crate::snapshot::locks::Mode;
-use crate::types::{ChainId, DiffId, Holder, Layer};
+use crate::types::{ChainId, DiffId, Event, Holder, Layer, Topic};
 
 /// A layer that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl LayerStore {
         Ok(self.store().write(batch)?)
     }
 
-    /// Gives a user's reference back. With its last reference of any kind the layer goes, and then,
-    /// downward, every layer that nobody holds any more; these are returned.
+    /// Gives a user's reference back. With its last reference of any kind the layer goes, unless a
+    /// lease holds it, and then, downward, every layer that nobody holds any more; these are returned.
     ///
     /// A release that fails has changed nothing. After a crash, either the reference is still there
     /// or it is gone, and the layer with it if that was the last; what is to go below it goes at the
@@ -68,10 +68,14 @@ impl LayerStore {
             return Err(Error::NotRetained(*chain));
         }
         let others = self.store().layer_refs(chain, 2)?.len() > 1;
-        if count > 1 || others {
+        let leased = self.is_leased(LAYER, chain)?;
+        if count > 1 || others || leased {
             let mut batch = Batch::of(Step::StoreLayer);
             batch.put_layer_ref(chain, &Holder::User, count - 1);
             self.store().write(batch)?;
+            if leased {
+                self.leave();
+            }
             return Ok(None);
         }
         removed.push(self.remove_layer(chain, &layer)?);
@@ -95,17 +99,21 @@ impl LayerStore {
             if !self.store().layer_refs(&chain, 1)?.is_empty() {
                 return Ok(());
             }
+            if self.is_leased(LAYER, chain)? {
+                self.leave();
+                return Ok(());
+            }
             removed.push(self.remove_layer(&chain, &layer)?);
             next = layer.parent;
         }
         Ok(())
     }
 
-    /// For when the caller's own change is done: what can't go now goes at the next start, or with
-    /// [`LayerStore::prune`].
+    /// For when the caller's own change is done: what can't go now is for the collector.
     pub(super) fn collect_or_warn(&self, next: Option<ChainId>, removed: &mut Vec<Removed>) {
         if let Err(error) = self.collect(next, removed) {
             tracing::warn!(%error, "a layer that nobody holds could not be removed yet");
+            self.leave();
         }
     }
 
@@ -119,11 +127,12 @@ impl LayerStore {
     }
 
     /// The layer must be held exclusively, and by nobody but a user.
-    fn remove_layer(&self, chain: &ChainId, layer: &Layer) -> Result<Removed> {
+    pub(super) fn remove_layer(&self, chain: &ChainId, layer: &Layer) -> Result<Removed> {
         let size = self.size_of_chain(layer)?;
         self.snapshots.remove_with(&self.ns, &keys::layer(chain), &mut |_, batch| {
             batch.put_layer_ref(chain, &Holder::User, 0);
             batch.remove_layer(chain, layer);
+            batch.publish(Event::about(Topic::LAYER_DELETE, &self.ns, chain));
         })?;
         if let Err(error) = self.records.remove(layer.snapshot) {
             tracing::warn!(%error, %chain, "the record of a removed layer stays until the next start");

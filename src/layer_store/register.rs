@@ -6,12 +6,14 @@ use std::time::SystemTime;
 
 use super::error::{Error, Result};
 use super::flush::flushing;
-use super::{LayerStore, Progress, keys};
+use super::{IMPORT, LayerStore, Progress, keys};
 use crate::layer::split::Recorder;
 use crate::layer::{self, Applied, Limits, Options};
 use crate::snapshot::Info;
 use crate::snapshot::locks::Mode;
-use crate::types::{ChainId, DiffId, Holder, Labels, Layer, MAX_DEPTH, SnapshotId, SnapshotKey};
+use crate::types::{
+    ChainId, DiffId, Event, Holder, Labels, Layer, MAX_DEPTH, SnapshotId, SnapshotKey, Topic,
+};
 
 /// How a record is written to its file.
 const BUFFER: usize = 256 << 10;
@@ -51,24 +53,27 @@ impl LayerStore {
     /// 4. one batch commits the snapshot under the chain id (its content is durable before), adds
     ///    the layer and its reference, and replaces the import's reference of the parent.
     pub fn register(&self, input: impl Read + Send, register: Register<'_>) -> Result<Registered> {
-        let (import, depth) = self.begin(register.parent)?;
+        let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+        let working = self.work_on(IMPORT, &key);
+        let (import, depth) = self.begin(&key, register.parent)?;
         let unpacked = self.unpack(&import, input, &register);
         let registered =
             unpacked.and_then(|applied| self.finish(&import, depth, &applied, &register));
         match registered {
             Ok(registered) if !registered.existed => Ok(registered),
             other => {
-                // An error of this is worth less than the first one; the next start cleans up.
+                // An error of this is worth less than the first one.
                 if let Err(error) = self.abandon(&import, register.parent) {
-                    tracing::warn!(%error, key = %import.key, "an import is left until the next start");
+                    tracing::warn!(%error, key = %import.key, "an import is left to the collector");
+                    drop(working);
+                    self.leave();
                 }
                 other
             }
         }
     }
 
-    fn begin(&self, parent: Option<ChainId>) -> Result<(Info, u32)> {
-        let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+    fn begin(&self, key: &SnapshotKey, parent: Option<ChainId>) -> Result<(Info, u32)> {
         let parent_key = parent.as_ref().map(keys::layer);
         let held: Vec<_> = parent_key.iter().map(|key| (key, Mode::Shared)).collect();
         let _held = self.locks.hold(&self.ns, &held);
@@ -81,7 +86,7 @@ impl LayerStore {
         }
         let info = self.snapshots.prepare_with(
             &self.ns,
-            &key,
+            key,
             parent_key.as_ref(),
             Labels::new(),
             &mut |info, batch| {
@@ -157,6 +162,8 @@ impl LayerStore {
             if let Some(parent) = parent {
                 batch.put_layer_ref(parent, &Holder::Import(layer.snapshot), 0);
             }
+            let event = Event::about(Topic::LAYER_CREATE, &self.ns, chain);
+            batch.publish(event.with("diff_id", layer.diff_id));
         };
         self.snapshots.commit_with(&self.ns, &key, &import.key, Labels::new(), None, also)?;
         tracing::info!(%chain, diff_id = %layer.diff_id, depth, entries = layer.entries, "layer registered");

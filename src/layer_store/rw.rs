@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, statat};
 
 use super::error::{Error, Result};
 use super::pair::Pair;
-use super::{LayerStore, keys};
+use super::{IMPORT, LayerStore, RW, keys};
 use crate::crashpoint::Step;
 use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
@@ -114,6 +114,7 @@ impl LayerStore {
         init: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Info> {
         let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+        let working = self.work_on(IMPORT, &key);
         let info =
             self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
         let mut initialise = || {
@@ -127,6 +128,7 @@ impl LayerStore {
             Ok(self.snapshots.commit_with(&self.ns, &name, &key, labels, None, nothing)?)
         };
         let made: Result<Info> = initialise();
+        drop(working);
         if made.is_err() {
             self.undo(&key);
         }
@@ -135,7 +137,8 @@ impl LayerStore {
 
     fn undo(&self, key: &SnapshotKey) {
         if let Err(error) = self.snapshots.remove_with(&self.ns, key, &mut |_, _| {}) {
-            tracing::warn!(%error, %key, "an unfinished snapshot is left until the next start");
+            tracing::warn!(%error, %key, "an unfinished snapshot is left to the collector");
+            self.leave();
         }
     }
 
@@ -209,6 +212,7 @@ impl LayerStore {
         out: impl Write,
         cancel: &AtomicBool,
     ) -> Result<Written> {
+        let _working = self.work_on(RW, name);
         let pair = self.rw_pair(name, cancel)?;
         Ok(layer::diff_tar(pair.old(), pair.new(), pair.options(), out, cancel)?)
     }

@@ -5,6 +5,7 @@ use rocksdb::{DB, WriteBatch};
 use super::columns::{
     Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
 };
+use super::counts::Change;
 use super::rows::handle;
 use crate::crashpoint::Step;
 use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
@@ -17,6 +18,7 @@ pub struct Batch {
     step: Option<Step>,
     rows: Vec<Row>,
     pub(super) events: Vec<Event>,
+    pub(super) counts: Change,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ impl Batch {
 
     /// Adds a snapshot whose key is free.
     pub fn insert_snapshot(&mut self, ns: &Namespace, key: &SnapshotKey, new: &Snapshot) {
+        self.counts.add(ns, new.kind);
         self.put(Column::Snapshots, Snapshots::row_key(ns, key), Snapshots::encode(new));
         self.put(Column::Kinds, Kinds::row_key(ns, new.kind, key), Kinds::encode(new.id));
         self.put(Column::Ids, Ids::row_key(new.id), Ids::encode(ns, key));
@@ -74,6 +77,7 @@ impl Batch {
 
     /// Removes a snapshot; its volume is the caller's to see to.
     pub fn remove_snapshot(&mut self, ns: &Namespace, key: &SnapshotKey, old: &Snapshot) {
+        self.counts.remove(ns, old.kind);
         self.delete(Column::Snapshots, Snapshots::row_key(ns, key));
         self.delete(Column::Kinds, Kinds::row_key(ns, old.kind, key));
         self.delete(Column::Ids, Ids::row_key(old.id));
@@ -125,6 +129,7 @@ impl Batch {
     pub(super) fn append(&mut self, mut other: Batch) {
         self.rows.append(&mut other.rows);
         self.events.append(&mut other.events);
+        self.counts.append(other.counts);
     }
 
     /// Bytes that it will take, about.

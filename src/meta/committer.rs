@@ -16,6 +16,7 @@ use rocksdb::{DB, WriteBatch, WriteOptions};
 
 use super::batch::Batch;
 use super::columns::{Column, Events};
+use super::counts::{Change, Counted};
 use super::rows::handle;
 use super::tail::Tail;
 use super::write::Failed;
@@ -146,8 +147,14 @@ impl Request {
 }
 
 /// Writes the group as one batch, synced, with its events numbered on from `tail`.
-pub(super) fn write_group(db: &DB, tail: &Tail, group: Vec<Batch>) -> Result<(), rocksdb::Error> {
+pub(super) fn write_group(
+    db: &DB,
+    tail: &Tail,
+    counted: &Counted,
+    group: Vec<Batch>,
+) -> Result<(), rocksdb::Error> {
     let mut bounds = tail.bounds();
+    let mut counts = Change::default();
     let mut all = WriteBatch::default();
     let events = handle(db, Column::Events);
     for mut batch in group {
@@ -155,6 +162,7 @@ pub(super) fn write_group(db: &DB, tail: &Tail, group: Vec<Batch>) -> Result<(),
             bounds.last += 1;
             all.put_cf(events, Events::row_key(bounds.last), Events::encode(&event));
         }
+        counts.append(std::mem::take(&mut batch.counts));
         batch.add_to(&mut all, db);
     }
     if let Some(first) = bounds.to_drop() {
@@ -164,17 +172,24 @@ pub(super) fn write_group(db: &DB, tail: &Tail, group: Vec<Batch>) -> Result<(),
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
     db.write_opt(all, &durable)?;
+    counted.apply(counts);
     tail.moved(bounds);
     Ok(())
 }
 
 /// Writes one batch beside the groups, without waiting for the disk. It publishes nothing: only the leader
 /// of a group may give numbers.
-pub(super) fn write_beside(db: &DB, batch: Batch) -> Result<(), rocksdb::Error> {
+pub(super) fn write_beside(
+    db: &DB,
+    counted: &Counted,
+    mut batch: Batch,
+) -> Result<(), rocksdb::Error> {
     debug_assert!(batch.events.is_empty(), "an event must not be lost");
-    let mut all = WriteBatch::default();
+    let (mut all, counts) = (WriteBatch::default(), std::mem::take(&mut batch.counts));
     batch.add_to(&mut all, db);
-    db.write(all)
+    db.write(all)?;
+    counted.apply(counts);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ mod backup;
 mod batch;
 mod columns;
 mod committer;
+mod counts;
 mod error;
 mod layers;
 mod leases;
@@ -111,6 +112,7 @@ pub struct Store {
     /// Held only to take a number, and once in 1,024 numbers for a write.
     ids: Mutex<write::IdRange>,
     committer: committer::Committer,
+    counted: counts::Counted,
     tail: tail::Tail,
     /// Why a write failed, once one has.
     poison: OnceLock<String>,
@@ -134,6 +136,7 @@ impl Store {
         Ok(Store {
             ids: write::IdRange::load(&db)?,
             committer: committer::Committer::default(),
+            counted: counts::Counted::load(&db),
             tail: tail::Tail::load(&db)?,
             db,
             poison: OnceLock::new(),

@@ -101,14 +101,14 @@ impl Store {
 
     #[cfg(not(test))]
     fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
-        write_beside(&self.db, batch)
+        write_beside(&self.db, &self.counted, batch)
     }
 
     #[cfg(test)]
     fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
         let fault = self.fate.as_ref().and_then(|fate| fate());
         if fault != Some(WriteFault::Before) {
-            write_beside(&self.db, batch)?;
+            write_beside(&self.db, &self.counted, batch)?;
         }
         match fault {
             Some(_) => Err(an_error()),
@@ -118,14 +118,14 @@ impl Store {
 
     #[cfg(not(test))]
     fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
-        write_group(&self.db, &self.tail, group)
+        write_group(&self.db, &self.tail, &self.counted, group)
     }
 
     #[cfg(test)]
     fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
         let fault = self.fault.lock().take().or_else(|| self.fate.as_ref()?());
         if fault != Some(WriteFault::Before) {
-            write_group(&self.db, &self.tail, group)?;
+            write_group(&self.db, &self.tail, &self.counted, group)?;
         }
         match fault {
             Some(_) => Err(an_error()),
@@ -189,6 +189,7 @@ impl Store {
     pub(crate) fn revived(self, fate: Fate) -> Result<Self> {
         Ok(Self {
             ids: IdRange::load(&self.db)?,
+            counted: super::counts::Counted::load(&self.db),
             poison: Default::default(),
             fault: Mutex::default(),
             fate: Some(fate),

@@ -34,6 +34,8 @@ impl Snapshots {
 
     /// The lease holds the snapshot from now on. Both must exist.
     pub fn hold_under(&self, ns: &Namespace, lease: &LeaseId, key: &SnapshotKey) -> Result<()> {
+        // A layer's snapshot goes with the layer, which a lease can hold itself.
+        Self::refuse_layers(ns)?;
         let _running = self.running()?;
         let _held = self.locks.hold(ns, &[(key, Mode::Shared)]);
         let _noted = self.references.note(ns, [key]);

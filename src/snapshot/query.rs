@@ -1,8 +1,10 @@
 //! Questions that a look into the store answers. None takes a lock.
 
+use std::collections::BTreeMap;
+
 use super::error::{Error, Result};
 use super::{Info, Snapshots};
-use crate::types::{Kind, Namespace, SnapshotId, SnapshotKey};
+use crate::types::{Counts, Kind, Namespace, SnapshotId, SnapshotKey};
 
 impl Snapshots {
     /// The snapshot with this key.
@@ -45,6 +47,11 @@ impl Snapshots {
     /// Namespaces that hold at least one snapshot, in order.
     pub fn namespaces(&self) -> Result<Vec<Namespace>> {
         Ok(self.store.namespaces()?)
+    }
+
+    /// How many snapshots each namespace holds that holds any; costs the same over any number.
+    pub fn counts(&self) -> BTreeMap<Namespace, Counts> {
+        self.store.counts()
     }
 
     /// The key with this SHA-256, of those too long for a directory name.

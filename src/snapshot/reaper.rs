@@ -164,7 +164,13 @@ impl Reaper {
         let wanted: Vec<VolumeId> = queue.tombstones.keys().copied().collect();
         let cleanup = queue.ask_for_cleanup();
         self.shared.changed.notify_all();
-        while !queue.stopping && wanted.iter().any(|id| !queue.tried_since(*id, cleanup)) {
+        // One that was tried is not looked at again: there may be ten thousand, each of which wakes us.
+        let mut untried = wanted.iter().peekable();
+        while !queue.stopping {
+            while untried.next_if(|id| queue.tried_since(**id, cleanup)).is_some() {}
+            if untried.peek().is_none() {
+                break;
+            }
             self.shared.changed.wait(&mut queue);
         }
         queue.outcome(&wanted)

@@ -14,6 +14,11 @@ pub const BLOCK_SIZE: usize = 4096;
 pub struct Block([u8; BLOCK_SIZE]);
 
 impl Block {
+    /// Nothing but zeros.
+    pub fn zeroed() -> Self {
+        Self([0; BLOCK_SIZE])
+    }
+
     /// All of it.
     pub fn bytes(&self) -> &[u8; BLOCK_SIZE] {
         &self.0

@@ -209,11 +209,22 @@ impl Dm {
 
     /// Replaces the table of a live device. I/O waits meanwhile; nothing is flushed for it.
     pub fn reload(&self, name: &str, table: &Table) -> Result<()> {
+        self.load_beside(name, table)?;
+        self.swap(name)
+    }
+
+    /// Loads a table beside the live one.
+    pub fn load_beside(&self, name: &str, table: &Table) -> Result<()> {
         let lines = [table.line()];
         let options = || private(DmFlags::empty());
         call!("loading the table of", name, |id| around(Step::DmReload, || self
             .control
-            .table_load(id, &lines, options())))?;
+            .table_load(id, &lines, options())))
+        .map(drop)
+    }
+
+    /// Makes the table live that was loaded beside.
+    pub fn swap(&self, name: &str) -> Result<()> {
         let flags = DmFlags::DM_NOFLUSH | DmFlags::DM_SKIP_LOCKFS;
         call!("resuming", name, |id| around(Step::DmSwap, || self
             .control

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::ThinId;
 use super::dm::{self, DevNum, Dm};
@@ -102,6 +103,40 @@ impl Target for Dm {
 
     fn reload(&self, pool: &str, table: &Table) -> dm::Result<()> {
         Dm::reload(self, pool, table)
+    }
+}
+
+/// How long a reload may take before somebody looks whether it hangs.
+const HANGING: Duration = Duration::from_millis(300);
+
+/// Thin devices that are there to be deleted when blocks are needed at once.
+pub trait Ballast: Sync {
+    /// One that is inactive and has blocks of its own.
+    fn take(&self) -> Option<ThinId>;
+}
+
+/// No ballast at all.
+impl Ballast for () {
+    fn take(&self) -> Option<ThinId> {
+        None
+    }
+}
+
+/// Whether something is over.
+#[derive(Default)]
+struct Done(Mutex<bool>, Condvar);
+
+impl Done {
+    fn tell(&self) {
+        *self.0.lock() = true;
+        self.1.notify_all();
+    }
+
+    /// Waits for it, so long at most.
+    fn within(&self, patience: Duration) -> bool {
+        let mut done = self.0.lock();
+        self.1.wait_while_for(&mut done, |done| !*done, patience);
+        *done
     }
 }
 
@@ -204,11 +239,38 @@ impl Pool {
         table.ok_or_else(|| Error::NoPool(self.name.clone()))
     }
 
-    /// Loads the table anew: the pool takes over devices that have grown. Writers wait meanwhile.
-    pub fn reload(&self, table: &PoolTable) -> Result<()> {
+    /// Loads the table anew: the pool takes over devices that have grown. Writers wait meanwhile. Where that hangs
+    /// because the pool is out of data, an inactive thin device that `ballast` names is deleted: its blocks are
+    /// free then, and that ends it.
+    pub fn reload(&self, table: &PoolTable, ballast: &dyn Ballast) -> Result<()> {
         let _turn = self.messages.lock();
-        self.target.reload(&self.name, &table.table())?;
+        let done = Done::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.within(HANGING) {
+                    self.relieve(ballast);
+                }
+            });
+            let reloaded = self.target.reload(&self.name, &table.table());
+            done.tell();
+            reloaded
+        })?;
         self.check_healthy().map(drop)
+    }
+
+    /// Frees some blocks of a pool that has none. Called beside a reload, which holds the turn.
+    fn relieve(&self, ballast: &dyn Ballast) {
+        if !self.status().is_ok_and(|status| status.mode == PoolMode::OutOfDataSpace) {
+            return;
+        }
+        let Some(thin) = ballast.take() else { return };
+        let deleted = self.target.message(&self.name, Step::Delete, &format!("delete {thin}"));
+        tracing::warn!(
+            pool = self.name,
+            %thin,
+            ?deleted,
+            "the pool can't be suspended: a write waits for a block; gave up ballast to free one"
+        );
     }
 
     /// Fails unless the pool takes messages and makes them durable.
@@ -265,5 +327,66 @@ impl Drop for HeldRoot<'_> {
         if let Err(error) = self.pool.message(Step::ReleaseSnapshot, "release_metadata_snap") {
             tracing::warn!(pool = self.pool.name, %error, "the metadata snapshot could not be released");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::thin::Sectors;
+
+    /// Out of data until something is deleted; a reload hangs as long. Only the kernel does this for real: see
+    /// `in_guest_a_small_pool_gets_longer_under_a_writer_who_is_always_ahead_of_it`.
+    #[derive(Debug, Default)]
+    struct Hanging {
+        deleted: Mutex<Vec<String>>,
+        freed: Condvar,
+    }
+
+    impl Target for Hanging {
+        fn message(&self, _: &str, _: Step, text: &str) -> dm::Result<()> {
+            self.deleted.lock().push(text.to_owned());
+            self.freed.notify_all();
+            Ok(())
+        }
+
+        fn status(&self, _: &str) -> dm::Result<String> {
+            let mode = if self.deleted.lock().is_empty() { "out_of_data_space" } else { "rw" };
+            Ok(format!("1 20/4096 83/83 - {mode} discard_passdown queue_if_no_space - 1024"))
+        }
+
+        fn table(&self, _: &str) -> dm::Result<Option<Table>> {
+            Ok(Some(Table::new(
+                Sectors(83 * 128),
+                "thin-pool",
+                "7:0 7:1 128 40 1 skip_block_zeroing",
+            )))
+        }
+
+        fn reload(&self, _: &str, _: &Table) -> dm::Result<()> {
+            let mut deleted = self.deleted.lock();
+            self.freed.wait_while(&mut deleted, |deleted| deleted.is_empty());
+            Ok(())
+        }
+    }
+
+    /// Two pieces.
+    struct Two(Mutex<Vec<u32>>);
+
+    impl Ballast for Two {
+        fn take(&self) -> Option<ThinId> {
+            self.0.lock().pop().and_then(ThinId::new)
+        }
+    }
+
+    #[test]
+    fn a_reload_that_hangs_for_want_of_a_block_is_ended_by_one_piece_of_ballast() {
+        let target = Arc::new(Hanging::default());
+        let number = DevNum { major: 254, minor: 0 };
+        let pool = Pool::on(target.clone(), "pool", number).unwrap();
+        let ballast = Two(Mutex::new(vec![5, 7]));
+        pool.reload(pool.table(), &ballast).unwrap();
+        assert_eq!(*target.deleted.lock(), ["delete 7"]);
+        assert_eq!(*ballast.0.lock(), [5], "no more than needed");
     }
 }

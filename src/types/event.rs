@@ -24,29 +24,38 @@ impl Topic {
     pub const SNAPSHOT_REMOVE: Topic = Topic(Cow::Borrowed("/snapshot/remove"));
     /// Labels of a snapshot were changed: `id`, `kind`.
     pub const SNAPSHOT_UPDATE: Topic = Topic(Cow::Borrowed("/snapshot/update"));
-    /// A lease was made; the key is its id.
+    /// A lease was made; the key is its id: `expires`, if it ends by itself.
     pub const LEASE_CREATE: Topic = Topic(Cow::Borrowed("/lease/create"));
+    /// Labels of a lease were changed; the key is its id: `expires`. Not told where only its end was put off.
+    pub const LEASE_UPDATE: Topic = Topic(Cow::Borrowed("/lease/update"));
     /// A lease was deleted; the key is its id.
     pub const LEASE_DELETE: Topic = Topic(Cow::Borrowed("/lease/delete"));
     /// A lease has run out; the key is its id.
     pub const LEASE_EXPIRE: Topic = Topic(Cow::Borrowed("/lease/expire"));
-    /// A namespace was made.
+    /// A namespace was made; it is named as the event's namespace, as in the next two.
     pub const NAMESPACE_CREATE: Topic = Topic(Cow::Borrowed("/namespace/create"));
     /// Labels of a namespace were changed.
     pub const NAMESPACE_UPDATE: Topic = Topic(Cow::Borrowed("/namespace/update"));
     /// A namespace was deleted.
     pub const NAMESPACE_DELETE: Topic = Topic(Cow::Borrowed("/namespace/delete"));
-    /// A collection removed something.
+    /// A collection removed something: how many, by kind (`snapshot`, `layer` …), `stayed`, `mark_us`, `sweep_us`.
     pub const GC_DONE: Topic = Topic(Cow::Borrowed("/gc/done"));
+    /// A collection left something undone, for another reason than the last: `failed`, `reason`.
+    pub const GC_FAIL: Topic = Topic(Cow::Borrowed("/gc/fail"));
     /// A layer was registered; the key is its chain id.
     pub const LAYER_CREATE: Topic = Topic(Cow::Borrowed("/layer/create"));
     /// A layer's last reference is gone; the key is its chain id.
     pub const LAYER_DELETE: Topic = Topic(Cow::Borrowed("/layer/delete"));
-    /// The pool is about to be full.
+    /// The pool has got fuller than 80, 90, 95 or 99 %; told once on the way up: `percent`, `filling`. Or its metadata
+    /// are getting short: `reason`.
     pub const POOL_LOW: Topic = Topic(Cow::Borrowed("/pool/low"));
-    /// The pool is full: writes fail.
+    /// The pool has run out of room: `reason`.
     pub const POOL_FULL: Topic = Topic(Cow::Borrowed("/pool/full"));
-    /// The pool has been made larger.
+    /// The pool doesn't work as it should, as when it has become read-only: `reason`.
+    pub const POOL_FAIL: Topic = Topic(Cow::Borrowed("/pool/fail"));
+    /// The pool has room again, and is well.
+    pub const POOL_RECOVER: Topic = Topic(Cow::Borrowed("/pool/recover"));
+    /// Files of the pool have been made larger: `device` (`data` or `metadata`), `bytes`.
     pub const POOL_GROW: Topic = Topic(Cow::Borrowed("/pool/grow"));
     /// The store was restored from a backup: sequence numbers leap, what was between is unknown.
     pub const STORE_RESTORE: Topic = Topic(Cow::Borrowed("/store/restore"));

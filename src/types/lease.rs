@@ -51,7 +51,7 @@ pub struct Lease {
 /// What a lease holds: a kind's word and an id of that kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Leased {
-    /// `snapshot`, `layer` …
+    /// `snapshot`, `layer`, `rw`.
     pub kind: String,
     /// Of that kind.
     pub id: String,

@@ -24,7 +24,7 @@ pub use layer::{
 pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, NamespaceRecord};
 pub use mount_form::{MountForm, UnknownMountForm};
 pub use references::{EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references};
-pub use snapshot::Snapshot;
+pub use snapshot::{Counts, Snapshot};
 pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
 
 use std::collections::BTreeMap;

@@ -27,3 +27,25 @@ pub struct Snapshot {
     /// without a lease stays until somebody removes it.
     pub collectable: bool,
 }
+
+/// How many snapshots of each kind there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Active ones.
+    pub active: u64,
+    /// Views.
+    pub view: u64,
+    /// Committed ones.
+    pub committed: u64,
+}
+
+impl Counts {
+    /// The count of one kind.
+    pub fn of(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Active => &mut self.active,
+            Kind::View => &mut self.view,
+            Kind::Committed => &mut self.committed,
+        }
+    }
+}

@@ -88,6 +88,8 @@ pub struct Pool {
     pub settled: bool,
     /// The pool was adopted by force: what no volume names is to be set aside, not deleted.
     pub adopting: bool,
+    /// Thin ids whose blocks are there to be freed when the pool has none left and must be moved on.
+    pub ballast: Vec<u32>,
 }
 
 /// A thin id that is set aside: what the pool has under it is not what the records would have it.

@@ -251,4 +251,11 @@ fn another_kind_holds_snapshots_is_held_by_leases_and_goes_before_what_it_refers
     assert_eq!((totals.runs, totals.failed), (2, 2));
     assert_eq!(totals.collected.get("layer"), Some(&2));
     assert!(totals.error.is_some());
+    let events = yard.fixture.store().events_after(0, 1000).unwrap();
+    let runs = events.iter().filter(|e| e.event.topic.as_str().starts_with("/gc/"));
+    let runs: Vec<_> =
+        runs.map(|e| (e.event.topic.as_str(), e.event.details.get("layer"))).collect();
+    let one = "1".to_owned();
+    let expected = [("/gc/done", Some(&one)), ("/gc/fail", None), ("/gc/done", Some(&one))];
+    assert_eq!(runs, expected, "the same failure is told once");
 }

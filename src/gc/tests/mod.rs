@@ -5,6 +5,7 @@ mod concurrent;
 mod leasing;
 mod property;
 mod scale;
+mod telling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

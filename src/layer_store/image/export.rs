@@ -32,7 +32,7 @@ impl LayerStore {
     ) -> Result<()> {
         let image = self.image(name)?;
         let chain = self.chain(image.top)?;
-        let layers: Result<Vec<Source>> =
+        let layers: Result<Vec<Source<'_>>> =
             chain.iter().map(|(chain, _)| self.source(chain)).collect();
         let layers = layers?;
         let total = layers.iter().map(|layer| layer.layer.tar_size).sum();
@@ -55,7 +55,7 @@ impl<W: Write> Archive<W> {
         &mut self,
         name: &GivenName,
         config: &[u8],
-        layers: &[Source],
+        layers: &[Source<'_>],
         progress: &Progress,
     ) -> Result<()> {
         self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -83,7 +83,7 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    fn layer(&mut self, layer: &Source, cancel: &AtomicBool) -> Result<()> {
+    fn layer(&mut self, layer: &Source<'_>, cancel: &AtomicBool) -> Result<()> {
         let path = path_of(&layer.layer.diff_id.to_string());
         if !self.written.insert(path.clone()) {
             return Ok(());
@@ -112,7 +112,7 @@ impl<W: Write> Archive<W> {
     }
 }
 
-fn descriptor(layer: &Source) -> Descriptor {
+fn descriptor(layer: &Source<'_>) -> Descriptor {
     Descriptor {
         media_type: LAYER.to_owned(),
         digest: layer.layer.diff_id.to_string(),

@@ -1,5 +1,6 @@
 //! The layer store on real volumes and a real store; moby's own cases are in [`moby`].
 
+mod collecting;
 mod crashes;
 mod images;
 mod layers;

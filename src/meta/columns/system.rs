@@ -39,6 +39,8 @@ struct PoolRecord {
     settled: bool,
     #[prost(bool, tag = "42")]
     adopting: bool,
+    #[prost(uint32, repeated, tag = "43")]
+    ballast: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -118,6 +120,7 @@ impl System {
                 .collect(),
             settled: pool.settled,
             adopting: pool.adopting,
+            ballast: pool.ballast.clone(),
         };
         encode_record(1, &record)
     }
@@ -136,6 +139,7 @@ impl System {
             faulty: faulty(record.bare_faulty, record.faulty),
             settled: record.settled,
             adopting: record.adopting,
+            ballast: record.ballast,
         })
     }
 }
@@ -172,6 +176,7 @@ mod tests {
             faulty: vec![FaultyId { thin_id: 7, why: "taken".into() }],
             settled: true,
             adopting: true,
+            ballast: vec![8, 9],
         };
         assert_eq!(System::decode_pool(&System::encode_pool(&pool)).unwrap(), pool);
     }

@@ -1,5 +1,6 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod counting;
 mod damage;
 mod leases;
 mod migrating;

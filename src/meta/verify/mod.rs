@@ -79,6 +79,8 @@ impl Store {
             }
             self.write(batch)?;
         }
+        // Rows were put and deleted one by one.
+        self.counted.recount(&self.db);
         Ok(mended)
     }
 }

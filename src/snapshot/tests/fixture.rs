@@ -1,6 +1,6 @@
 //! A store, a backend and the rules on top, in a temporary directory; and short words for tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::meta::Store;
 use crate::snapshot::{Error, Info, LabelUpdate, Recovery, Result, Snapshots};
-use crate::types::{Kind, Labels, Namespace, SnapshotKey, Usage};
+use crate::types::{Counts, Kind, Labels, Namespace, SnapshotKey, Usage};
 use crate::volume::{self, Backend, NativeBackend, NativeConfig, Pin, Volumes};
 
 type MakeBackend = Box<dyn Fn(&Arc<Store>) -> Arc<dyn Backend>>;
@@ -100,6 +100,15 @@ impl Fixture {
         assert_eq!((reaped.failed, reaped.waiting), (vec![], 0));
         assert_eq!(self.snapshots().pending().unwrap(), 0);
         assert_eq!(self.snapshots().check().unwrap(), Vec::<String>::new());
+        let mut counts: BTreeMap<Namespace, Counts> = BTreeMap::new();
+        for ns in self.store().namespaces().unwrap() {
+            let counted = self.store().for_each_snapshot(&ns, &mut |_, snapshot| {
+                *counts.entry(ns.clone()).or_default().of(snapshot.kind) += 1;
+                ControlFlow::Continue(())
+            });
+            counted.unwrap();
+        }
+        assert_eq!(self.store().counts(), counts, "what `status` shows is what there is");
     }
 }
 

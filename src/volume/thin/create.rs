@@ -26,6 +26,7 @@ impl ThinBackend {
         filesystem: Filesystem,
         size: Option<u64>,
     ) -> Result<Volume> {
+        self.ballast.keep();
         self.check_room()?;
         let (base, base_size) = self.base(origin, filesystem, size)?;
         let size = size.map_or(base_size, whole);

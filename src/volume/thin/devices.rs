@@ -348,9 +348,12 @@ impl Devices {
             _ => None,
         };
         let Some((mount, path)) = found else { return Ok(()) };
+        let (name, table) = (self.identity.thin_name(thin), Table::thin(size, self.pool, thin));
         let steady = self.steady.read();
-        self.dm.reload(&self.identity.thin_name(thin), &Table::thin(size, self.pool, thin))?;
+        self.dm.load_beside(&name, &table)?;
+        // The swap waits for writes, and those may wait for a longer pool.
         drop(steady);
+        self.dm.swap(&name)?;
         self.grow(&self.superblock(&path)?, &mount, size)
     }
 

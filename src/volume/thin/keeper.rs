@@ -12,6 +12,10 @@
 //! falls below a mark of its own, and when either is used up. How much room the pool may have is said in
 //! [`room`](super::room). Growing is file, loop device, table, in this order; after a crash in between the next start
 //! has the larger file and takes it.
+//!
+//! Readers of events are told of what an operator wants to know: levels on the way up, growth, no room, room again,
+//! a pool that is unwell. The thread alone tells them, after its look and under no lock: a look may be taken by who
+//! waits for room, and telling waits for the disk.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
@@ -21,17 +25,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::ballast::Ballast;
 use super::devices::Devices;
 use super::error::{backend, dm_error, pool_error};
 use super::files::{GrowingFile, METADATA_MOST};
+use super::ledger::PoolLedger;
 use super::pace::{Pace, Samples};
 use super::{METADATA_BLOCK, room};
 use crate::sys::poll;
 use crate::thin::Sectors;
 use crate::thin::dm::Dm;
-use crate::thin::pool::Pool;
+use crate::thin::pool::{self, Pool};
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::table::{PoolTable, WhenFull};
+use crate::types::{Event, Topic};
 use crate::volume::Result;
 
 /// How often a look is taken without an event.
@@ -90,17 +97,23 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Takes a first look, then goes on watching.
-    pub(super) fn start(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Result<Self> {
+    /// Takes a first look, then goes on watching. `ledger` passes on what is to be told.
+    pub(super) fn start(
+        pool: Arc<Pool>,
+        devices: Arc<Devices>,
+        growth: Growth,
+        ballast: Arc<Ballast>,
+        ledger: Arc<dyn PoolLedger>,
+    ) -> Result<Self> {
         let failed = |e: io::Error| backend("starting the thread that watches the pool", e);
         let dm = Dm::open().map_err(|e| dm_error("watching the pool", e))?;
         let (ended, wake) = io::pipe().map_err(failed)?;
-        let mut watch = Watch::new(pool, devices, growth);
+        let mut watch = Watch::new(pool, devices, growth, Some(ballast));
         watch.look();
         let watch = Arc::new(Mutex::new(watch));
         let thread = std::thread::Builder::new().name("pool-keeper".into());
         let shared = watch.clone();
-        let thread = thread.spawn(move || run(&dm, &shared, &ended)).map_err(failed)?;
+        let thread = thread.spawn(move || run(&dm, &shared, &*ledger, &ended)).map_err(failed)?;
         Ok(Self { watch, wake: Mutex::new(Some(wake)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -116,6 +129,15 @@ impl Keeper {
 
     /// Ends the thread. Twice is fine.
     pub(super) fn stop(&self) {
+        // The maker first: what it writes may wait for room that the keeper gives.
+        let maker = {
+            let mut watch = self.watch.lock();
+            watch.ballast = None;
+            watch.maker.take()
+        };
+        if maker.is_some_and(|maker| maker.join().is_err()) {
+            tracing::error!("the thread that makes the pool's ballast had panicked");
+        }
         drop(self.wake.lock().take());
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -130,18 +152,23 @@ impl Drop for Keeper {
     }
 }
 
-fn run(dm: &Dm, watch: &Mutex<Watch>, ended: &PipeReader) {
+fn run(dm: &Dm, watch: &Mutex<Watch>, ledger: &dyn PoolLedger, ended: &PipeReader) {
+    let tell = || {
+        let events = std::mem::take(&mut watch.lock().untold);
+        events.into_iter().for_each(|event| ledger.tell(event));
+    };
     loop {
         // Armed before the look, so that nothing is missed in between.
         let armed = dm.arm();
         let patience = watch.lock().look();
+        tell();
         let woken = match armed {
             Ok(()) => poll::readable([ended.as_fd(), dm.control()], patience).map(|w| w[0]),
             Err(_) => poll::readable([ended.as_fd()], patience).map(|w| w[0]),
         };
         match woken {
             Ok(false) => {}
-            Ok(true) => return,
+            Ok(true) => return tell(),
             Err(error) => {
                 tracing::error!(%error, "the pool is no longer watched");
                 return;
@@ -156,17 +183,91 @@ pub(super) struct Watch {
     pool: Arc<Pool>,
     devices: Arc<Devices>,
     growth: Growth,
+    ballast: Option<Arc<Ballast>>,
+    maker: Option<JoinHandle<()>>,
     data: Samples,
     metadata: Samples,
     /// The highest of [`TOLD`] that was told of.
     told: u64,
     report: Report,
+    /// What has happened and readers of events were not told yet.
+    untold: Vec<Event>,
+}
+
+/// What a look came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Well,
+    /// Getting short of something that isn't used up; in words.
+    Low(String),
+    /// Writers are refused, or stopped; in words.
+    Full(String),
+    /// The pool is unwell, or can't be asked; in words.
+    Failed(String),
+}
+
+impl State {
+    fn words(self) -> String {
+        match self {
+            Self::Well => String::new(),
+            Self::Low(words) | Self::Full(words) | Self::Failed(words) => words,
+        }
+    }
+
+    fn event(&self) -> Event {
+        let (topic, words) = match self {
+            Self::Well => return Event::new(Topic::POOL_RECOVER),
+            Self::Low(words) => (Topic::POOL_LOW, words),
+            Self::Full(words) => (Topic::POOL_FULL, words),
+            Self::Failed(words) => (Topic::POOL_FAIL, words),
+        };
+        Event::new(topic).with("reason", words)
+    }
 }
 
 impl Watch {
-    pub(super) fn new(pool: Arc<Pool>, devices: Arc<Devices>, growth: Growth) -> Self {
-        let (data, metadata, report) = Default::default();
-        Self { pool, devices, growth, data, metadata, told: 0, report }
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        devices: Arc<Devices>,
+        growth: Growth,
+        ballast: Option<Arc<Ballast>>,
+    ) -> Self {
+        let (data, metadata, report, untold) = Default::default();
+        Self {
+            pool,
+            devices,
+            growth,
+            ballast,
+            maker: None,
+            data,
+            metadata,
+            told: 0,
+            report,
+            untold,
+        }
+    }
+
+    fn ballast(&self) -> &dyn pool::Ballast {
+        match &self.ballast {
+            Some(ballast) => &**ballast,
+            None => &(),
+        }
+    }
+
+    /// New ballast for what was spent, by another thread: its write may wait for what this one does.
+    fn keep_ballast(&mut self, status: &PoolStatus) {
+        let Some(ballast) = self.ballast.clone().filter(|ballast| ballast.is_spent()) else {
+            return;
+        };
+        let busy = self.maker.as_ref().is_some_and(|maker| !maker.is_finished());
+        if busy || status.mode != PoolMode::ReadWrite {
+            return;
+        }
+        let maker = std::thread::Builder::new().name("pool-ballast".into());
+        match maker.spawn(move || ballast.keep()) {
+            Ok(maker) => self.maker = Some(maker),
+            Err(error) => tracing::warn!(%error, "no thread for the pool's ballast"),
+        }
     }
 
     /// Looks, and does what is due; how long the next look may wait.
@@ -179,7 +280,7 @@ impl Watch {
             Ok(outcome) => outcome,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                (format!("{error}{}", cause.unwrap_or_default()), LOOK)
+                (State::Failed(format!("{error}{}", cause.unwrap_or_default())), LOOK)
             }
         };
         self.say(state);
@@ -187,10 +288,12 @@ impl Watch {
     }
 
     /// Gives room where it is due; says what is wrong, in words that change only when that does.
-    fn act_on(&mut self, mut status: PoolStatus) -> Result<(String, Duration)> {
+    fn act_on(&mut self, mut status: PoolStatus) -> Result<(State, Duration)> {
         if !status.is_healthy() {
-            return Ok((format!("the pool {} is {}", self.pool.name(), status.condition()), LOOK));
+            let words = format!("the pool {} is {}", self.pool.name(), status.condition());
+            return Ok((State::Failed(words), LOOK));
         }
+        self.keep_ballast(&status);
         let metadata_low = status.metadata.free() < status.metadata.total / METADATA_PART;
         let grown = match metadata_low {
             true => self.grow_metadata(),
@@ -224,20 +327,20 @@ impl Watch {
         Ok((state, if close { CLOSE_LOOK } else { LOOK }))
     }
 
-    fn state(&self, status: &PoolStatus, tight: bool, metadata_low: bool) -> String {
+    fn state(&self, status: &PoolStatus, tight: bool, metadata_low: bool) -> State {
         let name = self.pool.name();
         match () {
-            () if room::is_critical(status.metadata) => format!(
+            () if room::is_critical(status.metadata) => State::Full(format!(
                 "the metadata of the pool {name} is all but full: writing was stopped; remove snapshots or grow it"
-            ),
-            () if status.mode == PoolMode::OutOfDataSpace => {
-                format!("the pool {name} is out of data space: remove snapshots or grow it")
-            }
-            () if tight => format!(
+            )),
+            () if status.mode == PoolMode::OutOfDataSpace => State::Full(format!(
+                "the pool {name} is out of data space: remove snapshots or grow it"
+            )),
+            () if tight => State::Full(format!(
                 "the pool {name} is full but for a reserve: snapshots can be read and removed, not grow; remove some or grow the pool"
-            ),
-            () if metadata_low => format!("the pool {name} is low on metadata space"),
-            () => String::new(),
+            )),
+            () if metadata_low => State::Low(format!("the pool {name} is low on metadata space")),
+            () => State::Well,
         }
     }
 
@@ -280,6 +383,8 @@ impl Watch {
         if level > self.told {
             let (pool, filling) = (self.pool.name(), self.report.data.to_string());
             tracing::warn!(pool, percent, filling, "the pool is getting full");
+            let event = Event::new(Topic::POOL_LOW).with("percent", percent);
+            self.untold.push(event.with("filling", filling));
         }
         // A little below counts as still there, so that a level isn't told of again and again.
         if level > self.told || percent + 3 < self.told {
@@ -288,7 +393,7 @@ impl Watch {
     }
 
     /// Whether it grew.
-    pub(super) fn grow_metadata(&self) -> Result<bool> {
+    pub(super) fn grow_metadata(&mut self) -> Result<bool> {
         let Some(files) = &self.growth.files else { return Ok(false) };
         let bytes = files.metadata.len()?;
         let wanted = bytes.saturating_mul(2).min(METADATA_MOST);
@@ -297,9 +402,10 @@ impl Watch {
         }
         files.metadata.grow_to(wanted)?;
         let table = self.live_table()?;
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table, self.ballast()));
         loaded.map_err(|e| pool_error("growing the pool's metadata", e))?;
         tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool's metadata has grown");
+        self.untold.push(grown("metadata", wanted));
         Ok(true)
     }
 
@@ -340,7 +446,7 @@ impl Watch {
     /// that.
     fn wake(&self) -> Result<()> {
         let table = self.live_table()?;
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(&table, self.ballast()));
         loaded.map_err(|e| pool_error("resuming a pool that has room again", e))?;
         tracing::info!(
             pool = self.pool.name(),
@@ -375,7 +481,7 @@ impl Watch {
         if (table.length, table.when_full) == (before.length, before.when_full) {
             return Ok(());
         }
-        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(table));
+        let loaded = self.devices.with_pool_suspended(|| self.pool.reload(table, self.ballast()));
         loaded.map_err(|e| pool_error("growing the pool", e))
     }
 
@@ -390,6 +496,7 @@ impl Watch {
         files.data.grow_to(wanted)?;
         self.growth.data_device = Some(wanted);
         tracing::info!(pool = self.pool.name(), bytes = wanted, "the pool's file has grown");
+        self.untold.push(grown("data", wanted));
         Ok(())
     }
 
@@ -397,10 +504,12 @@ impl Watch {
         self.pool.live_table().map_err(|e| pool_error("looking at the pool", e))
     }
 
-    fn say(&mut self, state: String) {
+    fn say(&mut self, state: State) {
+        let (event, state) = (state.event(), state.words());
         if state == self.report.state {
             return;
         }
+        self.untold.push(event);
         let (pool, filling) = (self.pool.name(), self.report.data.to_string());
         match state.is_empty() {
             true => tracing::info!(pool, "the pool has room again"),
@@ -408,4 +517,8 @@ impl Watch {
         }
         self.report.state = state;
     }
+}
+
+fn grown(device: &str, bytes: u64) -> Event {
+    Event::new(Topic::POOL_GROW).with("device", device).with("bytes", bytes)
 }

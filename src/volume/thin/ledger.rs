@@ -41,6 +41,8 @@ pub trait PoolLedger: Send + Sync {
     /// Replaces the record, as the step that it is; when it returns Ok the record is on stable
     /// storage.
     fn save(&self, pool: &types::Pool, step: Step) -> std::result::Result<(), LedgerError>;
+    /// Tells the readers of events, in order. Waits for the disk; never called under a lock.
+    fn tell(&self, event: types::Event);
 }
 
 /// Hands out thin ids and keeps the pool's record.

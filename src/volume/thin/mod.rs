@@ -36,6 +36,7 @@
 //! nothing else needs repair.
 
 mod assembly;
+mod ballast;
 mod changes;
 mod config;
 mod create;
@@ -86,6 +87,7 @@ use crate::thin::{Sectors, ThinId};
 use crate::tree::Changed;
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
+use ballast::Ballast;
 use devices::{Devices, MountPlan};
 use discard::{Overhead, Untouched};
 use error::{backend, dm_error, io, pool_error, volume_error};
@@ -108,7 +110,8 @@ pub struct ThinBackend {
     nodes: Nodes,
     pool: Arc<Pool>,
     assembly: Assembly,
-    book: Book,
+    book: Arc<Book>,
+    ballast: Arc<Ballast>,
     devices: Arc<Devices>,
     meter: Meter,
     keeper: Keeper,
@@ -156,12 +159,19 @@ impl ThinBackend {
         let opened = devices
             .adopt_handed_out()
             .map_err(|e| backend("looking for devices handed out before", e))
-            .and_then(|()| Book::open(ledger, &pool, identity.0, &count, config.force_adopt))
+            .and_then(|()| {
+                Book::open(ledger.clone(), &pool, identity.0, &count, config.force_adopt)
+            })
             .and_then(|book| {
-                let growth = assembly.growth(&config);
-                Ok((book, Keeper::start(pool.clone(), devices.clone(), growth)?))
+                let (book, growth) = (Arc::new(book), assembly.growth(&config));
+                let ballast =
+                    Ballast::new(pool.clone(), devices.clone(), book.clone(), nodes.clone());
+                let ballast = Arc::new(ballast);
+                let kept = ballast.clone();
+                let keeper = Keeper::start(pool.clone(), devices.clone(), growth, kept, ledger)?;
+                Ok((book, ballast, keeper))
             });
-        let (book, keeper) = match opened {
+        let (book, ballast, keeper) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 drop(pool);
@@ -180,6 +190,7 @@ impl ThinBackend {
             pool,
             assembly,
             book,
+            ballast,
             devices,
         })
     }
@@ -393,11 +404,13 @@ impl Backend for ThinBackend {
     }
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.provision(|provision| provision.reconcile(known, false))
+        let done = self.provision(|provision| provision.reconcile(known, false));
+        done.inspect(|_| self.ballast.keep())
     }
 
     fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
-        self.provision(|provision| provision.reconcile(known, true))
+        let done = self.provision(|provision| provision.reconcile(known, true));
+        done.inspect(|_| self.ballast.keep())
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {

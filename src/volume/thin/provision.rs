@@ -136,6 +136,10 @@ impl Provision<'_> {
                 |t: &Template| findings.lost_templates.iter().any(|thin| thin.get() == t.thin_id);
             self.book.change(|record| record.templates.retain(|t| !gone(t)))?;
         }
+        if !findings.lost_ballast.is_empty() {
+            let spent = &findings.lost_ballast;
+            self.book.change(|record| record.ballast.retain(|id| !spent.contains(id)))?;
+        }
         let lost = findings.lost.into_iter().map(|(volume, _)| volume).collect();
         Ok(Reconciled { lost, reaped, kept })
     }

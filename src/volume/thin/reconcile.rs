@@ -21,6 +21,8 @@ pub(super) struct Findings {
     pub(super) foreign: Vec<ThinId>,
     /// Templates whose thin device is gone.
     pub(super) lost_templates: Vec<ThinId>,
+    /// Ballast whose thin device is gone: it was spent just before a crash.
+    pub(super) lost_ballast: Vec<u32>,
 }
 
 /// The thin id of a volume's record; a record of the native backend is refused.
@@ -46,6 +48,7 @@ pub(super) fn compare(
     }
     let templates: BTreeSet<_> =
         record.templates.iter().filter_map(|t| ThinId::new(t.thin_id)).collect();
+    let ballast: BTreeSet<_> = record.ballast.iter().copied().collect();
     let set_aside: BTreeSet<_> = record.faulty.iter().map(|faulty| faulty.thin_id).collect();
     let mut findings = Findings::default();
     for &thin in existing {
@@ -54,12 +57,17 @@ pub(super) fn compare(
         }
         if thin.get() >= record.reserved_end {
             findings.foreign.push(thin);
-        } else if !named.contains_key(&thin) && !templates.contains(&thin) {
+        } else if !named.contains_key(&thin)
+            && !templates.contains(&thin)
+            && !ballast.contains(&thin.get())
+        {
             findings.unnamed.push(thin);
         }
     }
     let gone = |thin: &ThinId| !existing.contains(thin);
     findings.lost_templates = templates.into_iter().filter(gone).collect();
+    let spent = |&id: &u32| ThinId::new(id).is_none_or(|thin| gone(&thin));
+    findings.lost_ballast = ballast.into_iter().filter(spent).collect();
     findings.lost = named
         .into_iter()
         .filter(|(thin, volume)| gone(thin) && volume.state == VolumeState::Live)
@@ -132,13 +140,15 @@ mod tests {
             volume(4, 3, Tombstone),
             volume(5, 4, Lost),
         ];
-        let existing = [0, 2, 10, 11, 12].map(thin).into();
-        let findings = compare(&known, &record(1024, &[10, 13]), &existing).unwrap();
+        let existing = [0, 2, 10, 11, 12, 14].map(thin).into();
+        let record = types::Pool { ballast: vec![14, 15], ..record(1024, &[10, 13]) };
+        let findings = compare(&known, &record, &existing).unwrap();
         let expected = Findings {
             lost: vec![(VolumeId(2), thin(1))],
             unnamed: vec![thin(11), thin(12)],
             foreign: vec![],
             lost_templates: vec![thin(13)],
+            lost_ballast: vec![15],
         };
         assert_eq!(findings, expected);
         assert_eq!(findings.lines().len(), 4);

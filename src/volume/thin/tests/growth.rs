@@ -32,6 +32,12 @@ fn in_guest_a_pool_of_files_grows_under_a_writer_who_needs_more_than_it_has() {
     backend.seal(&volume, &mut mounted).unwrap();
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
+    let grown = rig.ledger.1.lock().clone();
+    let grown: Vec<_> =
+        grown.iter().filter(|event| event.topic == types::Topic::POOL_GROW).collect();
+    let largest = grown.iter().filter(|event| event.details["device"] == "data").next_back();
+    let bytes: u64 = largest.expect("readers of events are told").details["bytes"].parse().unwrap();
+    assert!((160 * MIB..=512 * MIB).contains(&bytes), "{grown:?}");
 
     let backend = ThinBackend::start(config, Arc::new(rig.ledger.clone())).unwrap();
     // The pool may have been given more after the look, too.
@@ -96,7 +102,7 @@ fn in_guest_metadata_doubles_online_and_stays_so() {
     let volume = committed(&backend, 1, None, "file", b"content");
     let before = backend.capacity().unwrap().metadata_total;
     let growth = backend.assembly.growth(&backend.config);
-    let watch = Watch::new(backend.pool.clone(), backend.devices.clone(), growth);
+    let mut watch = Watch::new(backend.pool.clone(), backend.devices.clone(), growth, None);
     assert!(watch.grow_metadata().unwrap());
     assert_eq!(backend.capacity().unwrap().metadata_total, before * 2);
     drop(watch);
@@ -204,7 +210,7 @@ fn in_guest_metadata_never_gets_full_however_hard_one_tries() {
     let refused = backend.create(VolumeId(4000), Some(&parent), None);
     assert!(matches!(refused, Err(Error::NoSpace(_))), "{refused:?}");
     // Removal, reading and listing go on, and then everything does.
-    assert_eq!(backend.existing().unwrap().len(), made.len() + 2);
+    assert_eq!(devices_in(&backend), made.len() + 2);
     for child in &made {
         backend.destroy(child).unwrap();
     }
@@ -215,6 +221,23 @@ fn in_guest_metadata_never_gets_full_however_hard_one_tries() {
     assert_eq!(backend.status().unwrap().mode, PoolMode::ReadWrite);
     backend.stop().unwrap();
     run(Command::new("thin_check").arg(&disks.0[0].0));
+}
+
+/// A write that comes in the moment at which a pool without free blocks is suspended makes the suspension hang
+/// (`ballast`): each of these needs some twenty suspensions, most of them while the pool is out of data.
+#[test]
+fn in_guest_a_small_pool_gets_longer_under_a_writer_who_is_always_ahead_of_it() {
+    for round in 0..3 {
+        let rig = Rig::new();
+        let disks = Disks::new(&rig, 2 * MIB, 256 * MIB);
+        let ledger = Arc::new(rig.ledger.clone());
+        let backend = ThinBackend::start(disks.config(&rig), ledger).unwrap();
+        let began = Instant::now();
+        let volume = committed(&backend, 1, None, "big", &vec![7; 64 * MIB as usize]);
+        println!("round {round}: {:?}", began.elapsed());
+        assert_eq!(backend.check(std::slice::from_ref(&volume)).unwrap(), [""; 0]);
+        backend.stop().unwrap();
+    }
 }
 
 /// Writing without pause into a pool at its limit: the `write` is refused, not only the fsync long after it, and what
@@ -258,6 +281,10 @@ fn in_guest_a_pool_at_its_limit_refuses_the_write_itself_and_lets_go_after_a_rem
     File::open(below(&mounted, "again")).unwrap().sync_all().unwrap();
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
+    let topics = rig.ledger.topics();
+    let at = |topic: &str| topics.iter().position(|told| told == topic).expect("it was told");
+    assert!(at("/pool/low") < at("/pool/full"), "on the way up: {topics:?}");
+    assert_eq!(topics.last().map(String::as_str), Some("/pool/recover"), "{topics:?}");
 }
 
 #[test]

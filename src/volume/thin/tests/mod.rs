@@ -15,9 +15,9 @@ use crate::types;
 
 const MIB: u64 = 1 << 20;
 
-/// The ledger as a metadata store would keep it: what was saved last.
+/// The ledger as a metadata store would keep it: what was saved last, and what was told.
 #[derive(Default, Clone)]
-struct Saved(Arc<Mutex<Option<types::Pool>>>);
+struct Saved(Arc<Mutex<Option<types::Pool>>>, Arc<Mutex<Vec<types::Event>>>);
 
 impl PoolLedger for Saved {
     fn load(&self) -> std::result::Result<Option<types::Pool>, LedgerError> {
@@ -26,6 +26,16 @@ impl PoolLedger for Saved {
     fn save(&self, pool: &types::Pool, _: Step) -> std::result::Result<(), LedgerError> {
         *self.0.lock() = Some(pool.clone());
         Ok(())
+    }
+    fn tell(&self, event: types::Event) {
+        self.1.lock().push(event);
+    }
+}
+
+impl Saved {
+    /// Topics of what was told.
+    fn topics(&self) -> Vec<String> {
+        self.1.lock().iter().map(|event| event.topic.to_string()).collect()
     }
 }
 
@@ -155,6 +165,11 @@ fn committed(
     backend.seal(&volume, &mut mounted).unwrap();
     backend.deactivate(&volume, mounted).unwrap();
     volume
+}
+
+/// Thin devices in the pool, its ballast left out.
+fn devices_in(backend: &ThinBackend) -> usize {
+    backend.existing().unwrap().len() - backend.book.record().ballast.len()
 }
 
 fn usage(backend: &ThinBackend, volume: &Volume, origin: Option<&Volume>) -> Usage {

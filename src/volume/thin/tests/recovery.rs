@@ -23,7 +23,7 @@ fn in_guest_a_thin_id_that_is_taken_becomes_faulty_and_the_next_one_is_used() {
     assert_eq!(backend.check(&known).unwrap(), [""; 0]);
     let gone = Retried { thin_id: taken.get(), failure: None };
     assert_eq!(backend.retry_faulty(&[]).unwrap(), [gone]);
-    assert_eq!((backend.faulty(), backend.existing().unwrap().len()), (vec![], 3));
+    assert_eq!((backend.faulty(), devices_in(&backend)), (vec![], 3));
     backend.stop().unwrap();
 }
 
@@ -53,6 +53,9 @@ fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
     let backend = rig.start();
     let volume = committed(&backend, 7, None, "a", b"1");
     backend.pool.delete(thin(&volume)).unwrap();
+    let found = backend.check(std::slice::from_ref(&volume)).unwrap();
+    let told = format!("volume 7 is lost: the pool has no thin device {}", thin(&volume));
+    assert_eq!(found, [told]);
     let reconciled = backend.reconcile(std::slice::from_ref(&volume)).unwrap();
     assert_eq!(reconciled, Reconciled { lost: vec![VolumeId(7)], reaped: 0, kept: 0 });
     let activated = backend.activate(&volume, Access::ReadOnly).unwrap_err();
@@ -69,11 +72,13 @@ fn in_guest_a_volume_that_the_pool_lost_is_reported_and_not_made_anew() {
 fn in_guest_a_thin_device_that_thinfs_did_not_make_refuses_the_pool() {
     let rig = Rig::new();
     let backend = rig.start();
-    backend.create(VolumeId(1), None, None).unwrap();
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
     backend.pool.create_thin(ThinId::new(500_000).unwrap()).unwrap();
+    let found = backend.check(std::slice::from_ref(&volume)).unwrap();
+    assert_eq!(found, ["thin device 500000 was not made by thinfs"]);
     let refused = text(&backend.reconcile(&[]).unwrap_err());
     assert!(refused.contains("500000") && refused.contains("did not make"), "{refused}");
-    assert_eq!(backend.existing().unwrap().len(), 3, "something was deleted");
+    assert_eq!(devices_in(&backend), 3, "something was deleted");
     backend.stop().unwrap();
 }
 
@@ -118,6 +123,7 @@ fn in_guest_a_pool_that_the_ledger_lost_is_refused_and_by_force_set_aside_and_gi
     let rig = Rig::new();
     let backend = rig.start();
     backend.create(VolumeId(1), None, None).unwrap();
+    let had = backend.existing().unwrap();
     backend.stop().unwrap();
     *rig.ledger.0.lock() = None;
     let refused = text(&rig.try_start().unwrap_err());
@@ -128,12 +134,15 @@ fn in_guest_a_pool_that_the_ledger_lost_is_refused_and_by_force_set_aside_and_gi
     let backend = ThinBackend::start(forced, Arc::new(rig.ledger.clone())).unwrap();
     assert_eq!(backend.reconcile(&[]).unwrap(), Reconciled::default());
     let faulty: Vec<_> = backend.faulty().iter().map(|f| f.thin_id).collect();
-    assert_eq!(faulty, [0, 1], "the template and the volume");
-    assert_eq!(backend.existing().unwrap().len(), 2, "nothing is deleted");
+    let all: Vec<_> = had.iter().map(|thin| thin.get()).collect();
+    assert_eq!(faulty, all, "ballast, template and volume");
+    let new = backend.book.record().ballast;
+    let kept = backend.existing().unwrap().into_iter().filter(|thin| !new.contains(&thin.get()));
+    assert_eq!(kept.collect::<Vec<_>>(), had, "nothing is deleted");
     let fresh = backend.create(VolumeId(2), None, None).unwrap();
-    assert!(thin(&fresh).get() > 1);
+    assert!(!all.contains(&thin(&fresh).get()));
     assert!(backend.retry_faulty(&[]).unwrap().iter().all(|r| r.failure.is_none()));
-    assert_eq!(backend.existing().unwrap().len(), 2, "a template and a volume");
+    assert_eq!(devices_in(&backend), 2, "a template and a volume");
     backend.stop().unwrap();
 }
 
@@ -223,13 +232,18 @@ fn in_guest_free_ids_are_found_again_when_all_have_been_reserved() {
     drop(backend);
     let backend = rig.start();
     backend.reconcile(std::slice::from_ref(&kept)).unwrap();
-    let (template, first) = (0, thin(&kept).get());
-    assert_eq!(first, 1);
+    // Ballast and template were made before it.
+    let first = thin(&kept).get();
+    assert_eq!(first as usize, backend.book.record().ballast.len() + 1);
     let second = backend.create(VolumeId(2), None, None).unwrap();
-    assert_eq!(thin(&second).get(), 2, "ids {template} and {first} are taken");
+    assert_eq!(thin(&second).get(), first + 1, "all ids below are taken");
     backend.destroy(&second).unwrap();
     let third = backend.create(VolumeId(3), None, None).unwrap();
-    assert_eq!(thin(&third).get(), 3, "an id whose record may still be there was used again");
+    assert_eq!(
+        thin(&third).get(),
+        first + 2,
+        "an id whose record may still be there was used again"
+    );
     backend.stop().unwrap();
 }
 
