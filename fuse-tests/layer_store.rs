@@ -84,6 +84,12 @@ fn an_image_is_what_containerd_makes_of_it_and_containerd_takes_it_back() {
     assert_eq!(image["diff_ids"].as_array().unwrap().len(), LAYERS);
     let path = d.cli(&["image", "path", IMAGE]).ok();
     let path = Path::new(path.trim());
+    let images = || std::fs::read_dir(d.mount().join("images")).unwrap().map(|e| e.unwrap().path());
+    let [link] = images().collect::<Vec<_>>().try_into().unwrap();
+    assert!(link.ends_with(IMAGE.replace('/', "%2F")), "{link:?}");
+    assert_eq!(link.canonicalize().unwrap(), path.canonicalize().unwrap());
+    let forbidden = std::fs::remove_file(&link).unwrap_err();
+    assert_eq!(forbidden.kind(), std::io::ErrorKind::PermissionDenied);
 
     let dir = tempfile::tempdir().unwrap();
     shell(&d, dir.path(), &format!("thinfs image export {IMAGE} >export.tar"));
@@ -100,6 +106,7 @@ fn an_image_is_what_containerd_makes_of_it_and_containerd_takes_it_back() {
     let [again] = d.json_lines(&["image", "ls"]).try_into().unwrap();
     assert_eq!((&again["id"], &again["chain_id"]), (&image["id"], &image["chain_id"]));
     d.cli(&["image", "rm", IMAGE]).ok();
+    assert_eq!(images().count(), 0);
     d.finish();
 }
 

@@ -5,7 +5,7 @@
 //! `create_snap` message and against `dmsetup` run as a process. `bench containerd`: layers as containerd makes them,
 //! against containerd's own snapshotters, on either. `bench store` anywhere: durable mutations against what fsync allows,
 //! and a store of 100,000 snapshots. `bench gc` on the host: the collector's runs, and what others feel of
-//! them.
+//! them. `bench layer` on the host: import and export of a large layer against tar and containerd.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod containerd;
@@ -15,6 +15,7 @@ mod gc;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../harness/golang.rs"]
 mod golang;
+mod layer;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../harness/proc.rs"]
 mod proc;
@@ -29,12 +30,13 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("fuse") => fuse::run(),
         Some("gc") => gc::run(),
+        Some("layer") => layer::run(),
         Some("thin") => thin::run(),
         Some("store") => store::run(),
         Some("containerd") => containerd::run(),
         _ => {
             eprintln!(
-                "usage: bench fuse | gc | thin | store | containerd   (through scripts/bench)"
+                "usage: bench fuse | gc | layer | thin | store | containerd   (through scripts/bench)"
             );
             std::process::exit(2);
         }

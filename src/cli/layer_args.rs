@@ -70,7 +70,8 @@ pub(super) enum LayerCommand {
 
 /// Images: import from archives, list, export, remove
 ///
-/// An image is a name for a chain of layers and their configuration.
+/// An image is a name for a chain of layers and their configuration. MOUNT/images/NAME shows its
+/// files; `/` in the name is written as %2F there.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thinfs image import debian.tar                 from docker save, ctr export or skopeo

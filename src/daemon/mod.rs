@@ -140,6 +140,7 @@ impl Daemon {
 
     fn with_mount(&self, snapshots: &Arc<Snapshots>, layers: &Arc<LayerStore>) -> Result<()> {
         let mount = Mount::new(&self.config.mount, snapshots, self.kept.take())?;
+        layers.watch_images(mount.images_changed());
         let served = self.with_collector(snapshots, layers, &mount);
         and_then_down(served, mount.take_down(&self.stop))
     }

@@ -82,6 +82,17 @@ impl Mount {
         })
     }
 
+    /// A function that has the kernel ask anew which images there are.
+    pub(super) fn images_changed(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        // Weak, for the mount goes down before the layers do.
+        let fs = Arc::downgrade(&self.fs);
+        move || {
+            if let Some(fs) = fs.upgrade() {
+                fs.images_changed();
+            }
+        }
+    }
+
     /// A function that tells what the kernel has asked so far.
     pub(super) fn requests(&self) -> Box<dyn Fn() -> Requests + Send + Sync> {
         let stats = Arc::clone(self.session.stats());

@@ -12,6 +12,7 @@ use rustix::process::{Gid, Uid};
 
 use super::nodes::proc_path;
 use super::slots::At;
+use super::tree::Place;
 use super::types::{Attr, Caller, Changes, Known, Moment, NodeId, SetTime};
 use super::{Error, Fs, Result, privileges};
 use crate::sys::{creds, ioctl};
@@ -102,8 +103,10 @@ impl Fs {
 
     /// `readlink`.
     pub fn readlink(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
-        if self.place(node).is_some() {
-            return Err(Errno::INVAL.into());
+        match self.place(node) {
+            Some(Place::Image(_, top)) => return Ok(self.tree.target(&top).into_bytes()),
+            Some(_) => return Err(Errno::INVAL.into()),
+            None => {}
         }
         let at = self.at(caller, node)?;
         Ok(readlinkat(self.cached.nodes.descriptor(&at)?, "", Vec::new())?.into_bytes())

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::slots::At;
 use super::tree::Place;
-use super::types::{Attr, Caller, Entry, FOREVER, Known, Line, NodeId};
+use super::types::{Attr, Caller, Entry, Known, Line, NodeId};
 use super::{Error, Fs, Result};
 use crate::sys::handle::FileHandle;
 use crate::types::{Kind, Namespace, SnapshotId};
@@ -175,14 +175,14 @@ impl Fs {
         for (index, (name, child)) in
             self.places_in(place)?.iter().enumerate().skip(cookie.saturating_sub(DOT_DOT) as usize)
         {
-            let entry = Entry { known: self.tree.attr(child).into(), generation: 0, ttl: FOREVER };
+            let entry = self.virtual_entry(child);
             let attr = &entry.known.attr;
             let cookie = FIRST + index as u64;
             let line = Line {
                 name: name.as_bytes(),
                 cookie,
                 node: attr.node,
-                file_type: FileType::Directory,
+                file_type: attr.file_type(),
                 entry: Some(entry),
             };
             if sink(&line) {
@@ -203,6 +203,7 @@ impl Fs {
             Place::Top => {
                 let mut places = kinds(self.tree.shown());
                 places.push((super::names::NAMESPACES.to_owned(), Place::Namespaces));
+                places.push((super::names::IMAGES.to_owned(), Place::Images));
                 places
             }
             Place::Namespaces => {
@@ -214,7 +215,8 @@ impl Fs {
                     .collect()
             }
             Place::Namespace(namespace) => kinds(namespace),
-            Place::Snapshots(..) => Vec::new(),
+            Place::Images => self.images()?,
+            Place::Snapshots(..) | Place::Image(..) => Vec::new(),
         })
     }
 }

@@ -222,6 +222,9 @@ impl Fs {
         }
         let found = match place {
             Place::Top if name == names::NAMESPACES => Some(Place::Namespaces),
+            Place::Top if name == names::IMAGES => Some(Place::Images),
+            Place::Images => self.image_named(name)?,
+            Place::Image(..) => return Err(Errno::NOTDIR.into()),
             Place::Top => {
                 kind_named(name).map(|kind| Place::Snapshots(self.tree.shown().clone(), kind))
             }
@@ -302,7 +305,9 @@ impl Fs {
     }
 
     pub(super) fn virtual_entry(&self, place: &Place) -> Entry {
-        Entry { known: self.tree.attr(place).into(), generation: 0, ttl: FOREVER }
+        // An image may come to name another layer at any time.
+        let ttl = if matches!(place, Place::Image(..)) { Duration::ZERO } else { FOREVER };
+        Entry { known: self.tree.attr(place).into(), generation: 0, ttl }
     }
 
     /// The directory that holds a snapshot.

@@ -3,6 +3,7 @@
 //! ```text
 //! /active/<key>/…  /view/<key>/…  /committed/<name>/…      the namespace that the root shows
 //! /.ns/<namespace>/{active,view,committed}/…               the other namespaces
+//! /images/<name>                                           a symlink to an image's topmost layer
 //! ```
 //!
 //! [`Fs`] answers one method an operation, in plain types ([`types`]); `fuse/` translates. It holds no table
@@ -24,6 +25,7 @@
 
 pub mod attributes;
 pub mod error;
+mod images;
 mod invalidate;
 mod listing;
 mod lookup;

@@ -16,6 +16,8 @@ use crate::types::{Kind, Namespace, SnapshotKey};
 
 /// The directory below the root that holds the namespaces which the root itself doesn't show.
 pub const NAMESPACES: &str = ".ns";
+/// The directory below the root that holds the images.
+pub const IMAGES: &str = "images";
 /// Longest directory entry that Linux filesystems allow, in bytes.
 const NAME_MAX: usize = 255;
 /// How much of a long key's escaped form stays readable, in bytes.

@@ -210,6 +210,12 @@ impl Attr {
         }
     }
 
+    /// A virtual symlink to a target of this length.
+    pub fn of_symlink(node: NodeId, length: usize, time: Moment) -> Self {
+        let mode = FileType::Symlink.as_raw_mode() | 0o777;
+        Self { mode, nlink: 1, size: length as u64, ..Self::of_directory(node, 0, time) }
+    }
+
     /// The file type in the mode.
     pub fn file_type(&self) -> FileType {
         FileType::from_raw_mode(self.mode)

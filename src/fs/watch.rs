@@ -99,6 +99,7 @@ impl Fs {
             Kind::ALL.into_iter().for_each(|kind| self.relist(&namespace, kind));
         }
         self.relist_place(&Place::Namespaces);
+        self.relist_place(&Place::Images);
     }
 
     fn relist(&self, namespace: &Namespace, kind: Kind) {
@@ -106,7 +107,7 @@ impl Fs {
     }
 
     /// A directory has changed: its times, and its listing.
-    fn relist_place(&self, place: &Place) {
+    pub(super) fn relist_place(&self, place: &Place) {
         self.tree.touch(place);
         if let Some(node) = self.node_to_notify(place) {
             self.invalidator.notify(Notice::Content(node));

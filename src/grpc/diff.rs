@@ -10,7 +10,7 @@ use super::proto::thinfs::admin::v1::{Change, ChangeKind, DiffReply, DiffRequest
 use super::{Context, convert, status};
 use crate::snapshot::{self, Info, Opened};
 use crate::tree::{self, DiffOptions};
-use crate::types::{Namespace, VolumeId};
+use crate::types::Namespace;
 use crate::volume;
 
 pub(super) fn diff(
@@ -23,33 +23,15 @@ pub(super) fn diff(
     if a.info.snapshot.volume == b.info.snapshot.volume {
         return Ok(());
     }
-    let same_lineage = same_lineage(context, &a, &b).map_err(status::of)?;
-    let options = DiffOptions { same_lineage, ..DiffOptions::default() };
+    let lineage = context.snapshots.lineage(&a, &b, cancel).map_err(status::of)?;
+    let options = DiffOptions {
+        same_lineage: lineage.same,
+        changed: lineage.changed.as_ref(),
+        content: false,
+    };
     let mut visit = |change: tree::Change<'_>| batches.push(encode(change));
     tree::diff(a.pin.root(), b.pin.root(), options, cancel, &mut visit)
         .map_err(|error| status::of(failed(error, &a.info, &b.info)))
-}
-
-/// Whether one's filesystem started as a block-for-block copy of the other's. The volumes' origins
-/// tell, not the snapshots' parents: a parent may have been given at commit.
-fn same_lineage(context: &Context, a: &Opened, b: &Opened) -> snapshot::Result<bool> {
-    if context.snapshots.volumes().backend().name() != "thin" {
-        return Ok(false);
-    }
-    let (a, b) = (a.info.snapshot.volume, b.info.snapshot.volume);
-    Ok(stems_from(context, b, a)? || stems_from(context, a, b)?)
-}
-
-fn stems_from(context: &Context, volume: VolumeId, ancestor: VolumeId) -> snapshot::Result<bool> {
-    let mut next = Some(volume);
-    while let Some(id) = next {
-        if id == ancestor {
-            return Ok(true);
-        }
-        // An origin that was removed ends the chain: then more is compared than would be needed.
-        next = context.snapshots.store().volume(id)?.and_then(|volume| volume.origin);
-    }
-    Ok(false)
 }
 
 fn failed(error: tree::Error, a: &Info, b: &Info) -> snapshot::Error {

@@ -24,7 +24,7 @@ use rustix::io::{Errno, pread};
 use super::error::{Doing, Error, Result, text};
 use super::stream::{self, Digesting};
 use super::tar::{Entry, Kind, Time, write};
-use crate::tree::{self, ChangeKind, DiffOptions};
+use crate::tree::{self, ChangeKind, Changed, DiffOptions};
 use crate::types::DiffId;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -51,12 +51,12 @@ pub struct Written {
 pub fn diff_tar(
     old: BorrowedFd<'_>,
     new: BorrowedFd<'_>,
-    options: DiffOptions,
+    options: DiffOptions<'_>,
     out: impl Write,
     cancel: &AtomicBool,
 ) -> Result<Written> {
     let (entries, diff_id, tar_size) = stream::digesting(out, |out| {
-        let mut export = Export::new(new, out);
+        let mut export = Export::new(new, options.changed, out);
         let mut result = Ok(());
         tree::diff(old, new, options, cancel, &mut |change| {
             result = export.change(change.kind, change.path);
@@ -80,6 +80,8 @@ struct Linked {
 
 struct Export<'a, 'b, W> {
     root: BorrowedFd<'a>,
+    /// What may have changed, where it is known.
+    changed: Option<&'a Changed>,
     out: &'a mut Digesting<'b, W>,
     entries: u64,
     /// Directories that were written.
@@ -98,9 +100,14 @@ struct Found {
 }
 
 impl<'a, 'b, W: Write> Export<'a, 'b, W> {
-    fn new(root: BorrowedFd<'a>, out: &'a mut Digesting<'b, W>) -> Self {
+    fn new(
+        root: BorrowedFd<'a>,
+        changed: Option<&'a Changed>,
+        out: &'a mut Digesting<'b, W>,
+    ) -> Self {
         Self {
             root,
+            changed,
             out,
             entries: 0,
             directories: HashSet::new(),
@@ -226,6 +233,11 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
     /// Names of changed files that haven't changed themselves: without them, they would go on
     /// naming the old file.
     fn unchanged_links(&mut self, cancel: &AtomicBool) -> Result<()> {
+        // What is in a directory that was moved has not changed, but it was written.
+        let left = |(inode, linked): (&u64, &Linked)| (linked.left > 0).then_some(*inode);
+        let known = self.changed.filter(|changed| {
+            self.linked.iter().filter_map(left).all(|inode| changed.contains(inode))
+        });
         let mut ahead = vec![Vec::new()];
         while let Some(dir) = ahead.pop() {
             if self.linked.values().all(|linked| linked.left == 0) {
@@ -234,7 +246,7 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            for path in self.entries_of(&dir)? {
+            for path in self.entries_of(&dir, known)? {
                 let found = self.find(&path)?;
                 if found.kind() == FileType::Directory {
                     ahead.push(path);
@@ -249,8 +261,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
         Ok(())
     }
 
-    /// The paths of a directory's entries, in reverse order.
-    fn entries_of(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
+    /// The paths of a directory's entries that may lead to what is `known` to have changed, in reverse order.
+    fn entries_of(&self, dir: &[u8], known: Option<&Changed>) -> Result<Vec<Vec<u8>>> {
         let found = self.find(if dir.is_empty() { b"." } else { dir })?;
         let mut paths = Vec::new();
         for entry in Dir::read_from(&found.reopen(OFlags::DIRECTORY).doing("opening", dir)?)
@@ -258,7 +270,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
         {
             let entry = entry.doing("reading directory", dir)?;
             let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
+            let wanted = known.is_none_or(|changed| changed.touches(entry.ino()));
+            if wanted && name != b"." && name != b".." {
                 paths.push(if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() });
             }
         }

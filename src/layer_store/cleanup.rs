@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use parking_lot::RwLock;
+
 use super::error::Result;
 use super::records::Records;
 use super::{LayerStore, keys};
@@ -52,6 +54,7 @@ impl LayerStore {
             locks: Locks::default(),
             ns: Namespace::new(LAYERS).expect("the constant is a namespace"),
             imports: AtomicU64::new(0),
+            image_watchers: RwLock::default(),
             active: Default::default(),
             // The first collection looks for what leases held.
             loose: AtomicBool::new(true),

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufReader, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicBool;
 
 use super::collected::Working;
@@ -12,7 +11,6 @@ use crate::layer::split::{Reassembled, reassemble};
 use crate::layer::{Written, diff_tar};
 use crate::snapshot::Opened;
 use crate::snapshot::locks::Mode;
-use crate::tree::DiffOptions;
 use crate::types::{ChainId, Layer};
 
 /// A layer whose tar can be given back, whatever happens to the layer meanwhile. The collector leaves it alone.
@@ -69,17 +67,8 @@ impl LayerStore {
             Some(ancestor) => Some(self.below(chain, &new, ancestor)?),
         };
         let old = old.map(|old| self.snapshots.open(old.snapshot)).transpose()?;
-        let new = self.snapshots.open(new.snapshot)?;
-        let empty;
-        let old: BorrowedFd<'_> = match &old {
-            Some(opened) => opened.pin.root(),
-            None => {
-                empty = self.records.empty()?;
-                empty.as_fd()
-            }
-        };
-        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
-        Ok(diff_tar(old, new.pin.root(), options, out, cancel)?)
+        let pair = self.pair(old, self.snapshots.open(new.snapshot)?, cancel)?;
+        Ok(diff_tar(pair.old(), pair.new(), pair.options(), out, cancel)?)
     }
 
     fn below(&self, chain: &ChainId, layer: &Layer, ancestor: &ChainId) -> Result<Layer> {

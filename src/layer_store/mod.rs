@@ -32,8 +32,10 @@ mod cleanup;
 mod collected;
 mod error;
 mod export;
+mod flush;
 pub mod image;
 mod keys;
+mod pair;
 mod progress;
 mod query;
 mod records;
@@ -57,6 +59,8 @@ pub use rw::{CreateRw, RwInfo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use parking_lot::RwLock;
+
 use crate::snapshot::Snapshots;
 use crate::snapshot::locks::Locks;
 use crate::types::Namespace;
@@ -71,12 +75,17 @@ pub struct LayerStore {
     ns: Namespace,
     /// Numbers the imports of this process; those of an earlier one are gone when it starts.
     imports: AtomicU64,
+    /// Are told that images came, went, or name another layer.
+    image_watchers: RwLock<Vec<ImageWatcher>>,
     /// What is read or made at the moment.
     active: collected::Active,
     /// Whether there may be something that nobody refers to: a lease holds it, or it couldn't be removed.
     loose: AtomicBool,
     collected: collected::Collected,
 }
+
+/// Called after the change is durable, by the thread that made it.
+type ImageWatcher = Box<dyn Fn() + Send + Sync>;
 
 impl std::fmt::Debug for LayerStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,6 +97,15 @@ impl LayerStore {
     /// The snapshots below.
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    /// Calls `watcher` from now on whenever images came, went, or name another layer.
+    pub fn watch_images(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        self.image_watchers.write().push(Box::new(watcher));
+    }
+
+    fn images_changed(&self) {
+        self.image_watchers.read().iter().for_each(|watcher| watcher());
     }
 
     /// The namespace of all its snapshots.

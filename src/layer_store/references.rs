@@ -89,6 +89,11 @@ impl LayerStore {
         removed: &mut Vec<Removed>,
     ) -> Result<()> {
         while let Some(chain) = next {
+            // Whoever lets go last finds nobody here. The others needn't wait for those who are about to come to
+            // stand on the layer, and not for one another.
+            if !self.store().layer_refs(&chain, 1)?.is_empty() {
+                return Ok(());
+            }
             let _held = self.locks.hold(&self.ns, &[(&keys::layer(&chain), Mode::Exclusive)]);
             let Some(layer) = self.store().layer(&chain)? else { return Ok(()) };
             if !self.store().layer_refs(&chain, 1)?.is_empty() {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::error::{Error, Result};
+use super::flush::flushing;
 use super::{IMPORT, LayerStore, Progress, keys};
 use crate::layer::split::Recorder;
 use crate::layer::{self, Applied, Limits, Options};
@@ -47,7 +48,7 @@ impl LayerStore {
     /// After a crash, either the layer is there with its record and its reference, or nothing is:
     ///
     /// 1. an active snapshot on the parent, with a reference that keeps the parent;
-    /// 2. unpack into it, digest and record beside;
+    /// 2. unpack into it, digest and record beside, and flush what is unpacked already;
     /// 3. flush the record;
     /// 4. one batch commits the snapshot under the chain id (its content is durable before), adds
     ///    the layer and its reference, and replaces the import's reference of the parent.
@@ -113,7 +114,10 @@ impl LayerStore {
             cancel: &register.progress.cancel,
             done: &register.progress.unpacked,
         };
-        let applied = layer::apply(opened.pin.root(), input, &mut recorder, options)?;
+        let root = opened.pin.root();
+        let unpack = || layer::apply(root, input, &mut recorder, options);
+        let applied = flushing(root, &register.progress.unpacked, unpack)
+            .map_err(|errno| flush_failed(&import.key, errno.into()))??;
         if let Some(expected) = register.expected.filter(|id| *id != applied.diff_id) {
             return Err(Error::WrongDiffId { expected, found: applied.diff_id });
         }
@@ -177,4 +181,12 @@ impl LayerStore {
         self.records.remove(id)?;
         self.collect(parent, &mut Vec::new())
     }
+}
+
+fn flush_failed(key: &SnapshotKey, source: std::io::Error) -> Error {
+    Error::Layer(layer::Error::Io {
+        doing: "writing back what was unpacked into snapshot",
+        path: key.to_string(),
+        source,
+    })
 }

@@ -3,20 +3,21 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, statat};
 
 use super::error::{Error, Result};
+use super::pair::Pair;
 use super::{IMPORT, LayerStore, RW, keys};
 use crate::crashpoint::Step;
 use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
 use crate::snapshot::locks::Mode;
-use crate::snapshot::{Info, MAX_SIZE_LABEL, Opened};
-use crate::tree::{self, ChangeKind, DiffOptions};
+use crate::snapshot::{Info, MAX_SIZE_LABEL};
+use crate::tree::{self, ChangeKind};
 use crate::types::{ChainId, GivenName, Labels, RwLayer, SnapshotKey, Usage};
 
 /// The storage option that says how large the layer's filesystem is, in bytes.
@@ -168,11 +169,11 @@ impl LayerStore {
     /// What it holds of its own, without parent and init layer. Where a snapshot starts as a copy of
     /// files, that is the files that differ.
     pub fn rw_size(&self, name: &GivenName, cancel: &AtomicBool) -> Result<Usage> {
-        self.rw(name)?;
+        let RwLayer { snapshot, .. } = self.rw(name)?.layer;
         if self.copies_blocks() {
             return Ok(self.snapshots.usage(&self.ns, &keys::rw(name), cancel)?);
         }
-        let new = self.rw_pair(name)?.1;
+        let new = self.snapshots.open(snapshot)?;
         let (mut usage, mut seen) = (Usage::default(), HashSet::new());
         self.rw_changes(name, cancel, &mut |change| {
             let found = match change.kind {
@@ -199,17 +200,8 @@ impl LayerStore {
         cancel: &AtomicBool,
         visit: &mut dyn FnMut(tree::Change<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
-        let (old, new) = self.rw_pair(name)?;
-        let empty;
-        let old = match &old {
-            Some(opened) => opened.pin.root(),
-            None => {
-                empty = self.records.empty()?;
-                empty.as_fd()
-            }
-        };
-        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
-        Ok(tree::diff(old, new.pin.root(), options, cancel, visit)?)
+        let pair = self.rw_pair(name, cancel)?;
+        Ok(tree::diff(pair.old(), pair.new(), pair.options(), cancel, visit)?)
     }
 
     /// Writes what the read-write layer changed as the tar of a layer, to be registered on its
@@ -221,21 +213,12 @@ impl LayerStore {
         cancel: &AtomicBool,
     ) -> Result<Written> {
         let _working = self.work_on(RW, name);
-        let (old, new) = self.rw_pair(name)?;
-        let empty;
-        let old = match &old {
-            Some(opened) => opened.pin.root(),
-            None => {
-                empty = self.records.empty()?;
-                empty.as_fd()
-            }
-        };
-        let options = DiffOptions { same_lineage: self.copies_blocks(), ..Default::default() };
-        Ok(layer::diff_tar(old, new.pin.root(), options, out, cancel)?)
+        let pair = self.rw_pair(name, cancel)?;
+        Ok(layer::diff_tar(pair.old(), pair.new(), pair.options(), out, cancel)?)
     }
 
     /// What is below the read-write layer, and the layer.
-    fn rw_pair(&self, name: &GivenName) -> Result<(Option<Opened>, Opened)> {
+    fn rw_pair(&self, name: &GivenName, cancel: &AtomicBool) -> Result<Pair> {
         let RwLayer { parent, init, snapshot, .. } = self.rw(name)?.layer;
         let below = match (init, parent) {
             (Some(init), _) => Some(init),
@@ -243,7 +226,7 @@ impl LayerStore {
             (None, None) => None,
         };
         let below = below.map(|id| self.snapshots.open(id)).transpose()?;
-        Ok((below, self.snapshots.open(snapshot)?))
+        self.pair(below, self.snapshots.open(snapshot)?, cancel)
     }
 
     /// Unpacks a tar below `root`: for an init layer that is given as one.

@@ -1,4 +1,4 @@
-//! Ioctls on a mounted filesystem that have no safe wrapper: growing it, trimming it, stopping it.
+//! Ioctls on a mounted filesystem that have no safe wrapper: growing it, trimming it, settling it, stopping it.
 #![allow(unsafe_code, reason = "these ioctls have no safe wrapper in rustix or nix")]
 
 use std::io;
@@ -10,6 +10,8 @@ const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 const XFS_IOC_FSGROWFSDATA: libc::c_ulong = 0x4010_586E;
 /// `_IOWR('X', 121, struct fstrim_range)`.
 const FITRIM: libc::c_ulong = 0xC018_5879;
+/// `_IOW('f', 43, __u32)`.
+const EXT4_IOC_CHECKPOINT: libc::c_ulong = 0x4004_662B;
 /// `_IOR('X', 125, __u32)`: ext4's, xfs's and f2fs's.
 const SHUTDOWN: libc::c_ulong = 0x8004_587D;
 /// Without writing the log.
@@ -58,6 +60,15 @@ pub fn trim(root: impl AsFd, least: u64) -> io::Result<u64> {
     // JUSTIFICATION: no safe wrapper exists; fstrim as a process would need an attached mount.
     check(unsafe { libc::ioctl(root.as_fd().as_raw_fd(), FITRIM, &mut range) })?;
     Ok(range.length)
+}
+
+/// Has the mounted ext4 below `root` write all of its journal to where it belongs. `ENODEV`: it has no journal;
+/// `ENOTTY`: it is no ext4.
+pub fn checkpoint_ext4(root: impl AsFd) -> io::Result<()> {
+    let no_flags = 0_u32;
+    // SAFETY: the ioctl reads one u32, which outlives the call.
+    // JUSTIFICATION: no safe wrapper exists.
+    check(unsafe { libc::ioctl(root.as_fd().as_raw_fd(), EXT4_IOC_CHECKPOINT, &no_flags) })
 }
 
 /// Stops the mounted filesystem at once, without writing anything more: from now on everything below `root` is an

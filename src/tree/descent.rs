@@ -53,6 +53,11 @@ impl Descent {
         open_dir(self.below.last().unwrap_or(&self.root))
     }
 
+    /// The current directory's inode number.
+    pub(super) fn inode(&self) -> u64 {
+        self.below.last().unwrap_or(&self.root).identity.1
+    }
+
     /// The tree's root directory.
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         open_dir(&self.root)

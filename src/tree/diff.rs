@@ -2,6 +2,10 @@
 //!
 //! Both directories of a pair are listed, sorted and merged, so paths come in byte order of their
 //! components and memory holds one directory a level.
+//!
+//! Where it is known which inodes differ ([`Changed`]), only those are looked at, and directories
+//! that lead to one. That holds below any two directories with one inode number: what isn't among
+//! the changed inodes is the same file, and of a directory the same list of names, on both sides.
 
 use std::cmp::Ordering;
 use std::ffi::{CStr, CString};
@@ -16,6 +20,7 @@ use rustix::fs::{FileType, Stat, fstat, readlinkat};
 use rustix::io::{Errno, pread};
 
 use super::attributes::{self, File};
+use super::changed::Changed;
 use super::descent::Descent;
 use super::open::{self, Lister};
 use super::{Doing, Error, Result, check, if_there};
@@ -45,12 +50,14 @@ pub struct Change<'a> {
 
 /// How thoroughly files are compared.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct DiffOptions {
+pub struct DiffOptions<'a> {
     /// Compare the bytes of all files of equal size, whatever their times say.
     pub content: bool,
     /// One tree's filesystem started as a block-for-block copy of the other's: entries with equal
     /// inode numbers and change times are the same, and are compared no further.
     pub same_lineage: bool,
+    /// What may differ at all, where that is known.
+    pub changed: Option<&'a Changed>,
 }
 
 /// Calls `visit` with each difference from `old` to `new`, in order, until it breaks.
@@ -63,7 +70,7 @@ pub struct DiffOptions {
 pub fn diff(
     old: BorrowedFd<'_>,
     new: BorrowedFd<'_>,
-    options: DiffOptions,
+    options: DiffOptions<'_>,
     cancel: &AtomicBool,
     visit: &mut dyn FnMut(Change<'_>) -> ControlFlow<()>,
 ) -> Result<()> {
@@ -71,6 +78,7 @@ pub fn diff(
         old: Descent::new(old)?,
         new: Descent::new(new)?,
         lister: Lister::new(),
+        changed: options.changed.filter(|_| !options.content),
         options,
         cancel,
         visit,
@@ -78,8 +86,8 @@ pub fn diff(
     walk.run().map(drop)
 }
 
-/// The sorted names of a directory.
-type Names = Peekable<IntoIter<CString>>;
+/// The sorted names of a directory, with the inode numbers.
+type Names = Peekable<IntoIter<(CString, u64)>>;
 
 /// A directory on the way down.
 enum Frame {
@@ -93,7 +101,8 @@ struct Walk<'a> {
     old: Descent,
     new: Descent,
     lister: Lister,
-    options: DiffOptions,
+    options: DiffOptions<'a>,
+    changed: Option<&'a Changed>,
     cancel: &'a AtomicBool,
     visit: &'a mut dyn FnMut(Change<'_>) -> ControlFlow<()>,
 }
@@ -120,7 +129,7 @@ impl Walk<'_> {
         while let Some(frame) = stack.last_mut() {
             check(self.cancel)?;
             let below = match frame {
-                Frame::Both { old, new } => match next_pair(old, new) {
+                Frame::Both { old, new } => match next_pair(old, new, self.changed) {
                     Some(pair) => go_on!(self.pair(pair)),
                     None => {
                         stack.pop();
@@ -129,7 +138,7 @@ impl Walk<'_> {
                     }
                 },
                 Frame::Added { new } => match new.next() {
-                    Some(name) => go_on!(self.added(&name)),
+                    Some((name, _)) => go_on!(self.added(&name)),
                     None => {
                         stack.pop();
                         self.leave(false)?;
@@ -211,6 +220,15 @@ impl Walk<'_> {
     }
 
     fn list_both(&mut self) -> Result<Frame> {
+        let inode = self.new.inode();
+        if let Some(changed) = self.changed
+            && self.old.inode() == inode
+            && !changed.contains(inode)
+        {
+            // Both list the same.
+            let new = names_of(&mut self.lister, &self.new, |inode| changed.touches(inode))?;
+            return Ok(Frame::Both { old: new.clone(), new });
+        }
         let old = names(&mut self.lister, &self.old)?;
         Ok(Frame::Both { old, new: names(&mut self.lister, &self.new)? })
     }
@@ -344,10 +362,17 @@ fn is_directory(stat: &Stat) -> bool {
 }
 
 fn names(lister: &mut Lister, tree: &Descent) -> Result<Names> {
+    names_of(lister, tree, |_| true)
+}
+
+/// The names of those inodes that are wanted.
+fn names_of(lister: &mut Lister, tree: &Descent, wanted: impl Fn(u64) -> bool) -> Result<Names> {
     let mut names = Vec::new();
     lister
-        .each(tree.dir(), |name| {
-            names.push(name.to_owned());
+        .each_inode(tree.dir(), |name, inode| {
+            if wanted(inode) {
+                names.push((name.to_owned(), inode));
+            }
             Ok(())
         })
         .doing("reading directory", || tree.path().to_owned())??;
@@ -362,20 +387,26 @@ enum Pair {
     Both(CString),
 }
 
-/// The smallest name of two sorted lists.
-fn next_pair(old: &mut Names, new: &mut Names) -> Option<Pair> {
-    let order = match (old.peek(), new.peek()) {
-        (Some(old), Some(new)) => old.cmp(new),
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => return None,
-    };
-    match order {
-        Ordering::Less => old.next().map(Pair::Old),
-        Ordering::Greater => new.next().map(Pair::New),
-        Ordering::Equal => {
-            old.next();
-            new.next().map(Pair::Both)
+/// The smallest name of two sorted lists, without what is known to be the same in both.
+fn next_pair(old: &mut Names, new: &mut Names, changed: Option<&Changed>) -> Option<Pair> {
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        match order {
+            Ordering::Less => return old.next().map(|(name, _)| Pair::Old(name)),
+            Ordering::Greater => return new.next().map(|(name, _)| Pair::New(name)),
+            Ordering::Equal => {
+                let (was, is) = (old.next().map(|(_, inode)| inode), new.next());
+                let same = |inode| was == Some(inode) && changed.is_some_and(|c| !c.touches(inode));
+                match is {
+                    Some((_, inode)) if same(inode) => {}
+                    is => return is.map(|(name, _)| Pair::Both(name)),
+                }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Knows no volume and no snapshot: a tree is whatever is below the descriptor.
 
 mod attributes;
+mod changed;
 mod copy;
 mod descent;
 mod diff;
@@ -17,7 +18,7 @@ mod remove;
 mod usage;
 
 #[cfg(test)]
-mod proptests;
+pub(crate) mod proptests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::Errno;
 
 pub use attributes::clear_acls;
+pub use changed::{Changed, ChangedInode, More};
 pub use copy::{Control, Copied, Method, Progress, clones, copy};
 pub use diff::{Change, ChangeKind, DiffOptions, diff};
 pub use remove::remove;

@@ -123,6 +123,15 @@ impl Lister {
         dir: BorrowedFd<'_>,
         mut visit: impl FnMut(&CStr) -> std::result::Result<(), E>,
     ) -> Result<std::result::Result<(), E>> {
+        self.each_inode(dir, |name, _| visit(name))
+    }
+
+    /// The same with each entry's inode number.
+    pub(super) fn each_inode<E>(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        mut visit: impl FnMut(&CStr, u64) -> std::result::Result<(), E>,
+    ) -> Result<std::result::Result<(), E>> {
         seek(dir, SeekFrom::Start(0))?;
         let mut entries = RawDir::new(dir, &mut self.buffer);
         while let Some(entry) = entries.next() {
@@ -135,7 +144,7 @@ impl Lister {
             if name == c"." || name == c".." {
                 continue;
             }
-            if let Err(error) = visit(name) {
+            if let Err(error) = visit(name, entry.ino()) {
                 return Ok(Err(error));
             }
         }

@@ -15,7 +15,7 @@ use super::*;
 
 /// What makes and changes trees. Operations that don't fit are skipped.
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     File(PathBuf, u16),
     Dir(PathBuf),
     Symlink(PathBuf, u8),
@@ -31,7 +31,7 @@ fn path() -> impl Strategy<Value = PathBuf> {
     prop::collection::vec("[abc]", 1..4).prop_map(|names| names.iter().collect())
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (path(), any::<u16>()).prop_map(|(path, size)| Op::File(path, size)),
         5 => path().prop_map(Op::Dir),
@@ -45,7 +45,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn apply(root: &Path, op: &Op) {
+pub(crate) fn apply(root: &Path, op: &Op) {
     let full = |path: &Path| root.join(path);
     let there = |path: &Path| fs::symlink_metadata(full(path)).ok();
     // A failure is an operation that doesn't fit.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{Error, Result};
+use crate::tree::Changed;
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 
 /// Whether a volume is activated for writing.
@@ -174,6 +175,17 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     ) -> Result<Usage>;
     /// Which storage of these volumes is whose. `None` where nothing is shared.
     fn shares(&self, _volumes: &[Volume], _cancel: &AtomicBool) -> Result<Option<Shares>> {
+        Ok(None)
+    }
+    /// Which inodes of `new` differ from those of `old`, when one started as a copy of the other and both are
+    /// activated, `new` as `mounted`. `None`: nothing but a walk over the files can tell.
+    fn changed(
+        &self,
+        _old: &Volume,
+        _new: &Volume,
+        _mounted: &Mounted,
+        _cancel: &AtomicBool,
+    ) -> Result<Option<Changed>> {
         Ok(None)
     }
     /// Space of the pool, or of the filesystem that holds the directories.

@@ -52,3 +52,5 @@ pub use native::{NativeBackend, NativeConfig};
 pub use pin::{Pin, Writer};
 pub use seal::Seal;
 pub use volumes::{Activity, Cache, VolumeStatus, Volumes};
+
+pub use crate::tree::Changed;

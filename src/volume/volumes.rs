@@ -15,7 +15,7 @@ use super::pin::Pin;
 use super::seal::Seal;
 use super::slots::{Slot, Slots};
 use super::worker::{self, Queue};
-use super::{Error, Result};
+use super::{Changed, Error, Result};
 use crate::types::{Usage, Volume, VolumeId};
 
 /// One line of `status`.
@@ -159,6 +159,18 @@ impl Volumes {
         let active = self.shared.slots.live_or_closing(volume.id);
         let mounted = active.as_ref().map(|active| mounted(active)).transpose()?;
         self.shared.backend.usage(volume, origin, mounted.as_ref(), cancel)
+    }
+
+    /// Which inodes of `new` differ from those of `old`, when one started as a copy of the other. Both are pinned.
+    /// `None`: nothing but a walk over the files can tell.
+    pub fn changed(
+        &self,
+        old: &Volume,
+        new: (&Volume, &Pin),
+        cancel: &AtomicBool,
+    ) -> Result<Option<Changed>> {
+        let (new, pin) = new;
+        self.shared.backend.changed(old, new, &mounted(pin.active())?, cancel)
     }
 
     /// Makes a volume as large as its record says now, also while it is in use.

@@ -97,7 +97,7 @@ fn root_lists_the_kinds_and_kinds_list_snapshots() {
     let mounted = Mounted::new();
     mounted.empty("one");
     mounted.empty("two/slash");
-    assert_eq!(names(mounted.path("")), [".ns", "active", "committed", "view"]);
+    assert_eq!(names(mounted.path("")), [".ns", "active", "committed", "images", "view"]);
     assert_eq!(names(mounted.path("active")), ["one", "two%2Fslash"]);
     assert_eq!(names(mounted.path("view")), Vec::<String>::new());
 }

@@ -7,6 +7,7 @@ mod formats;
 mod hostile;
 mod odd;
 mod proptests;
+mod replay;
 mod tampering;
 mod whiteouts;
 

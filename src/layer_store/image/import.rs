@@ -156,6 +156,7 @@ impl LayerStore {
         batch.put_image(name, image);
         self.store().write(batch)?;
         drop(held);
+        self.images_changed();
         tracing::info!(%name, top = ?image.top, "image named");
         if let Some(before) = before {
             self.collect_or_warn(before.top, &mut Vec::new());
@@ -179,6 +180,7 @@ impl LayerStore {
             self.store().write(batch)?;
             image.top
         };
+        self.images_changed();
         let mut removed = Vec::new();
         self.collect_or_warn(top, &mut removed);
         tracing::info!(%name, layers = removed.len(), "image removed");

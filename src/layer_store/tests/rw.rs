@@ -1,6 +1,7 @@
 //! Read-write layers: options, failures, many at once.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use super::*;
@@ -61,21 +62,21 @@ fn a_release_that_fails_takes_its_reference_back() {
     rig.assert_sound();
 }
 
-/// Makes and releases `count` read-write layers on one layer by 32 threads; says how long each half
-/// took.
-pub(super) fn many(rig: &Rig, count: usize) -> [std::time::Duration; 2] {
+/// Makes and releases `count` read-write layers on one layer by so many threads; says how many a
+/// second, in either half.
+pub(super) fn many(rig: &Rig, count: usize, threads: usize) -> [f64; 2] {
     let base = rig.register(&tar(&[("a", b"a")]), None);
     let layers = rig.layers();
     let all = |work: &(dyn Fn(&GivenName) + Sync)| {
         let started = Instant::now();
         std::thread::scope(|scope| {
-            for thread in 0..32 {
+            for thread in 0..threads {
                 scope.spawn(move || {
-                    (thread..count).step_by(32).for_each(|n| work(&name(&format!("rw{n}"))));
+                    (thread..count).step_by(threads).for_each(|n| work(&name(&format!("rw{n}"))));
                 });
             }
         });
-        started.elapsed()
+        count as f64 / started.elapsed().as_secs_f64()
     };
     let made = all(&|name| {
         let create = CreateRw { parent: Some(base), ..Default::default() };
@@ -94,6 +95,45 @@ pub(super) fn many(rig: &Rig, count: usize) -> [std::time::Duration; 2] {
 #[test]
 fn a_thousand_are_made_and_released_in_parallel() {
     let rig = Rig::native();
-    let [made, released] = many(&rig, 1000);
-    println!("1,000 read-write layers on one layer: made in {made:?}, released in {released:?}");
+    let [made_alone, released_alone] = many(&rig, 200, 1);
+    let [made, released] = many(&rig, 1000, 32);
+    println!(
+        "read-write layers on one layer, a second: made {made:.0} by 32 threads, {made_alone:.0} by one; \
+         released {released:.0} by 32, {released_alone:.0} by one"
+    );
+}
+
+/// If creations and releases went through one queue, this would wait for ever.
+#[test]
+fn one_that_takes_its_time_holds_up_no_other() {
+    let rig = Rig::native();
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let layers = rig.layers();
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(move || {
+            let mut init = |_: BorrowedFd<'_>| {
+                begun.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                Ok(())
+            };
+            let create =
+                CreateRw { parent: Some(base), init: Some(&mut init), ..Default::default() };
+            layers.create_rw(&name("slow"), create).unwrap();
+        });
+        // Dropped when something here fails, so that the other ends too.
+        let go_on = go_on;
+        has_begun.recv().unwrap();
+        for _ in 0..3 {
+            let create = CreateRw { parent: Some(base), ..Default::default() };
+            layers.create_rw(&name("other"), create).unwrap();
+            layers.release_rw(&name("other")).unwrap();
+        }
+        assert!(!slow.is_finished());
+        go_on.send(()).unwrap();
+    });
+    layers.release_rw(&name("slow")).unwrap();
+    assert_eq!(rig.release(&base), [base]);
+    rig.assert_sound();
 }

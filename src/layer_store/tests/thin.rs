@@ -38,6 +38,6 @@ fn in_guest_layers_and_read_write_layers_on_thin() {
 
 #[test]
 fn in_guest_two_hundred_read_write_layers_on_thin_in_parallel() {
-    let [made, released] = super::rw::many(&Rig::on(fixture()), 200);
-    println!("200 read-write layers on one layer: made in {made:?}, released in {released:?}");
+    let [made, released] = super::rw::many(&Rig::on(fixture()), 200, 32);
+    println!("read-write layers on one layer, a second: made {made:.0}, released {released:.0}");
 }

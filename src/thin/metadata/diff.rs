@@ -65,15 +65,15 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many mappings below `root` have no equal below `shared`.
+/// Calls `visit` with the key of each mapping below `root` that has no equal below `shared`, in order.
 pub(super) fn exclusive(
     device: &MetadataDevice,
     root: u64,
     shared: u64,
     cancel: &AtomicBool,
-) -> Result<u64> {
+    visit: &mut dyn FnMut(u64),
+) -> Result<()> {
     let (mut ours, mut theirs) = (Cursor::new(device, root), Cursor::new(device, shared));
-    let mut count = 0;
     while let Some(our) = ours.top() {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
@@ -113,7 +113,9 @@ pub(super) fn exclusive(
             }
             (What::Unread(_), Some((_, What::Mapped(_)))) => theirs.skip(),
             (What::Mapped(a), Some((their, What::Mapped(b)))) if their.first == our.first => {
-                count += u64::from(a != b);
+                if a != b {
+                    visit(our.first);
+                }
                 ours.skip();
                 theirs.skip();
             }
@@ -121,11 +123,11 @@ pub(super) fn exclusive(
                 theirs.skip()
             }
             (What::Mapped(_), _) => {
-                count += 1;
+                visit(our.first);
                 ours.skip();
             }
             (What::Unread(a), None) => ours.open(our, a)?,
         }
     }
-    Ok(count)
+    Ok(())
 }

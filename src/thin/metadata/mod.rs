@@ -146,8 +146,27 @@ impl<'a> View<'a> {
         let Some(root) = self.mapping_of(thin)? else { return Ok(None) };
         match origin.map(|origin| self.mapping_of(origin)).transpose()?.flatten() {
             None => self.mapped_blocks(thin),
-            Some(shared) => diff::exclusive(self.device, root, shared, cancel).map(Some),
+            Some(shared) => {
+                let mut count = 0;
+                diff::exclusive(self.device, root, shared, cancel, &mut |_| count += 1)?;
+                Ok(Some(count))
+            }
         }
+    }
+
+    /// The blocks that `thin` maps and `origin` doesn't map at the same place, in order. Reads only what the two
+    /// don't share. `None` if one of them doesn't exist.
+    pub fn changed_blocks(
+        &self,
+        thin: ThinId,
+        origin: ThinId,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Vec<u64>>> {
+        let (root, shared) = (self.mapping_of(thin)?, self.mapping_of(origin)?);
+        let (Some(root), Some(shared)) = (root, shared) else { return Ok(None) };
+        let mut blocks = Vec::new();
+        diff::exclusive(self.device, root, shared, cancel, &mut |block| blocks.push(block))?;
+        Ok(Some(blocks))
     }
 
     /// The root of a thin device's own mapping tree.

@@ -85,6 +85,10 @@ fn exclusive_blocks_are_those_mapped_elsewhere_or_not_at_all_in_the_origin() {
         let view = View::open(&device, 0).unwrap();
         assert_eq!(exclusive(&view, 2, Some(1)), Some(expected), "case {number}");
         assert_eq!(exclusive(&view, 1, Some(1)), Some(0), "case {number}");
+        let changed = view.changed_blocks(thin(2), thin(1), &AtomicBool::new(false)).unwrap();
+        let changed = changed.unwrap();
+        assert_eq!(changed.len() as u64, expected, "case {number}");
+        assert!(changed.is_sorted(), "case {number}");
     }
 }
 

@@ -75,7 +75,7 @@ fn diff_of_one_lineage_skips_unchanged_inodes() {
     fs::write(old.join("shared"), "x").unwrap();
     fs::hard_link(old.join("shared"), new.join("shared")).unwrap();
     // Permitted to skip, and sound: the very same inode can't differ.
-    let lineage = DiffOptions { same_lineage: true, content: true };
+    let lineage = DiffOptions { same_lineage: true, content: true, ..Default::default() };
     assert_eq!(differences(&old, &new, lineage), [""; 0]);
     fs::write(new.join("own"), "x").unwrap();
     fs::write(old.join("own"), "y").unwrap();

@@ -378,6 +378,12 @@ impl Devices {
         Ok(status.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).map(Sectors))
     }
 
+    /// The device that a volume is mounted from.
+    pub(super) fn mounted_path(&self, thin: ThinId) -> Option<PathBuf> {
+        let active = self.active.lock();
+        active.get(&thin).filter(|active| active.mount.is_some()).map(|active| active.path.clone())
+    }
+
     /// Whether the filesystem could grow.
     pub(super) fn is_smaller(&self, active: &Active, size: Sectors) -> Result<bool> {
         Ok(self.superblock(&active.path)?.blocks_to_grow_to(size).is_some())

@@ -22,6 +22,7 @@
 //! resize     larger volumes
 //! discard    space of removed volumes and removed files, back to the machine
 //! usage      blocks and inodes of a volume's own; whose blocks are whose
+//! changes    which files differ from the origin's, by blocks      inodes: ext4's inode tables
 //! reconcile  records against the pool
 //! describe   the lines of `status`
 //! ```
@@ -37,6 +38,7 @@
 
 mod assembly;
 mod ballast;
+mod changes;
 mod config;
 mod create;
 mod describe;
@@ -47,6 +49,7 @@ mod faulty;
 mod files;
 mod handout;
 mod identity;
+mod inodes;
 mod keeper;
 mod ledger;
 mod pace;
@@ -82,6 +85,7 @@ use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
+use crate::tree::Changed;
 use crate::types::{FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use ballast::Ballast;
@@ -289,6 +293,16 @@ impl Backend for ThinBackend {
 
     fn shares(&self, volumes: &[Volume], cancel: &AtomicBool) -> Result<Option<Shares>> {
         self.shares_of(volumes, cancel).map(Some)
+    }
+
+    fn changed(
+        &self,
+        old: &Volume,
+        new: &Volume,
+        mounted: &Mounted,
+        cancel: &AtomicBool,
+    ) -> Result<Option<Changed>> {
+        self.changes(old, new, mounted, cancel)
     }
 
     fn seal(&self, volume: &Volume, mounted: &mut Mounted) -> Result<()> {

@@ -204,7 +204,7 @@ pub(super) fn list(pool: &Pool, nodes: &Nodes) -> Result<Vec<ThinDetails>> {
 }
 
 /// Reserves a metadata snapshot, reads from it, releases it.
-fn read<T>(
+pub(super) fn read<T>(
     pool: &Pool,
     nodes: &Nodes,
     work: impl FnOnce(&View<'_>) -> metadata::Result<T>,

@@ -187,6 +187,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+mod changes;
 mod growth;
 mod histories;
 mod lifecycle;
