@@ -174,7 +174,7 @@ fn make_and_remove(dir: &Path, n: u64) -> std::io::Result<()> {
 
 fn append(file: &mut File, n: u64) -> std::io::Result<()> {
     writeln!(file, "{n}")?;
-    if n % 64 == 0 { file.sync_data() } else { Ok(()) }
+    if n.is_multiple_of(64) { file.sync_data() } else { Ok(()) }
 }
 
 /// A file without a name is written and read back.

@@ -103,10 +103,11 @@ fn name(id: u32) -> SnapshotKey {
 
 fn add(batch: &mut Batch, ns: &Namespace, key: &SnapshotKey, id: u32, parent: Option<SnapshotKey>) {
     let now = SystemTime::now();
-    let kind = if parent.is_some() || id % 2 == 0 { Kind::Committed } else { Kind::Active };
+    let kind =
+        if parent.is_some() || id.is_multiple_of(2) { Kind::Committed } else { Kind::Active };
     let labels = Labels::from([
         ("containerd.io/snapshot.ref".to_owned(), format!("sha256:{id:064}")),
-        ("owner".to_owned(), if id % 1000 == 0 { "rare" } else { "all" }.to_owned()),
+        ("owner".to_owned(), if id.is_multiple_of(1000) { "rare" } else { "all" }.to_owned()),
     ]);
     let usage = (kind == Kind::Committed).then_some(Usage { size: 4096, inodes: 3 });
     let volume = VolumeId(id);

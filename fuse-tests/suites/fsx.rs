@@ -174,7 +174,7 @@ fn open(d: &Daemon) -> File {
 fn a_file_is_what_was_written_after_every_remount_and_eviction() {
     let mut d = with_max_active(1);
     Client::connect(&d.socket()).prepare("model", "").unwrap();
-    drop(Neighbours::prepare(&d, 2));
+    let _ = Neighbours::prepare(&d, 2);
     let mut model = Model::new(fastrand::u64(..));
     for round in 0..rounds(60, 12) {
         let file = open(&d);

@@ -30,7 +30,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// The new `first`, if it is time to drop some.
-    pub(super) fn to_drop(&self) -> Option<u64> {
+    pub(super) fn to_drop(self) -> Option<u64> {
         let kept = (self.last + 1).saturating_sub(self.first);
         (kept > KEPT + SLACK).then(|| self.last + 1 - KEPT)
     }

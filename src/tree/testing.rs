@@ -43,13 +43,9 @@ pub(crate) fn manifest(root: &Path) -> BTreeMap<PathBuf, Entry> {
         let links = if stat.is_dir() { (PathBuf::new(), 0) } else { (name, stat.nlink()) };
         entries.insert(path, entry(&full, &stat, links));
         // Looking moved the access time, which a later copy would then keep.
-        let nanoseconds = |nanoseconds: i64| nanoseconds.try_into().unwrap();
         let times = Timestamps {
-            last_access: Timespec { tv_sec: stat.atime(), tv_nsec: nanoseconds(stat.atime_nsec()) },
-            last_modification: Timespec {
-                tv_sec: stat.mtime(),
-                tv_nsec: nanoseconds(stat.mtime_nsec()),
-            },
+            last_access: Timespec { tv_sec: stat.atime(), tv_nsec: stat.atime_nsec() },
+            last_modification: Timespec { tv_sec: stat.mtime(), tv_nsec: stat.mtime_nsec() },
         };
         utimensat(CWD, &full, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     }
