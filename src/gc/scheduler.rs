@@ -115,7 +115,10 @@ impl Collector {
         let collector = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("collector".to_owned())
-            .spawn(move || collector.work())
+            .spawn(move || {
+                crate::sys::thread::step_back();
+                collector.work();
+            })
             .map_err(|error| {
                 Error::FailedPrecondition(format!("starting the collector's thread: {error}"))
             })?;

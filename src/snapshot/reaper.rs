@@ -121,9 +121,11 @@ impl Reaper {
         let reaper = Self { shared, threads: Mutex::default() };
         for number in 0..THREADS {
             let shared = reaper.shared.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("reaper-{number}"))
-                .spawn(move || shared.work());
+            let thread =
+                std::thread::Builder::new().name(format!("reaper-{number}")).spawn(move || {
+                    crate::sys::thread::step_back();
+                    shared.work();
+                });
             match thread {
                 Ok(thread) => reaper.threads.lock().push(thread),
                 Err(error) => {

@@ -11,3 +11,4 @@ pub mod ioctl;
 pub mod loopdev;
 pub mod mount;
 pub mod poll;
+pub mod thread;
