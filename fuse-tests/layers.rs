@@ -12,11 +12,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("volume", &["crashpoint", "types", "sys", "tree", "thin"]),
     ("meta", &["crashpoint", "types"]),
     ("events", &["types", "meta"]),
-    ("snapshot", &["crashpoint", "types", "meta", "volume"]),
+    ("snapshot", &["crashpoint", "types", "sys", "meta", "volume"]),
     ("fs", &["types", "sys", "snapshot", "volume"]),
     ("fuse", &["types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
-    ("gc", &["crashpoint", "types", "meta", "snapshot"]),
+    ("gc", &["crashpoint", "types", "sys", "meta", "snapshot"]),
     ("layer_store", &["crashpoint", "types", "tree", "meta", "snapshot", "gc", "layer"]),
     (
         "grpc",

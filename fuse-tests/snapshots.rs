@@ -27,7 +27,7 @@ fn mkdir_prepares_mv_commits_and_rmdir_removes() {
     let d = Daemon::start();
     assert_eq!(
         names(&d.mount()).iter().filter(|n| !n.starts_with('.')).collect::<Vec<_>>(),
-        ["active", "committed", "view"]
+        ["active", "committed", "images", "view"]
     );
 
     fs::create_dir(d.active("work")).unwrap();
