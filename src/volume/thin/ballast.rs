@@ -47,6 +47,7 @@ pub(super) struct Ballast {
     /// Thin ids that can be deleted.
     kept: Mutex<Vec<ThinId>>,
     making: Mutex<()>,
+    taken: AtomicBool,
 }
 
 impl fmt::Debug for Ballast {
@@ -63,18 +64,23 @@ impl Ballast {
         book: Arc<Book>,
         nodes: Nodes,
     ) -> Self {
-        let (open, kept, making) = Default::default();
-        Self { pool, devices, book, nodes, open, kept, making }
+        let (open, kept, making, taken) = Default::default();
+        Self { pool, devices, book, nodes, open, kept, making, taken }
     }
 
-    /// Makes what is missing while there is room for it; called when reconciliation is over, and by who makes a volume,
-    /// never by the thread that gives the pool room: a write may have to wait for that. Best effort: without it, all
-    /// works but for the hang.
-    pub(super) fn keep(&self) {
-        let named = || self.book.record().ballast.into_iter().filter_map(ThinId::new).collect();
+    /// Reconciliation is over: what the record names is there.
+    pub(super) fn open(&self) {
         if !self.open.swap(true, Ordering::AcqRel) {
-            *self.kept.lock() = named();
+            let named = self.book.record().ballast;
+            *self.kept.lock() = named.into_iter().filter_map(ThinId::new).collect();
         }
+    }
+
+    /// Makes what is missing while there is room for it; called by who makes a volume, never by the thread that gives
+    /// the pool room: a write may have to wait for that. Best effort: without it, all works but for the hang. Not
+    /// at a start: a store that is new must not find a volume that nobody names at the next one.
+    pub(super) fn keep(&self) {
+        self.open();
         if self.kept.lock().len() >= PIECES {
             return;
         }
@@ -127,12 +133,13 @@ impl Ballast {
 
     /// Whether some of it was taken.
     pub(super) fn is_spent(&self) -> bool {
-        self.open.load(Ordering::Acquire) && self.kept.lock().len() < PIECES
+        self.taken.load(Ordering::Acquire) && self.kept.lock().len() < PIECES
     }
 }
 
 impl pool::Ballast for Ballast {
     fn take(&self) -> Option<ThinId> {
+        self.taken.store(true, Ordering::Release);
         self.kept.lock().pop()
     }
 }

@@ -420,12 +420,12 @@ impl Backend for ThinBackend {
 
     fn reconcile(&self, known: &[Volume]) -> Result<Reconciled> {
         let done = self.provision(|provision| provision.reconcile(known, false));
-        done.inspect(|_| self.ballast.keep())
+        done.inspect(|_| self.ballast.open())
     }
 
     fn reconcile_keeping(&self, known: &[Volume]) -> Result<Reconciled> {
         let done = self.provision(|provision| provision.reconcile(known, true));
-        done.inspect(|_| self.ballast.keep())
+        done.inspect(|_| self.ballast.open())
     }
 
     fn check(&self, known: &[Volume]) -> Result<Vec<String>> {
