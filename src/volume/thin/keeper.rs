@@ -11,7 +11,7 @@
 //! The kernel raises an event when free data falls below the low water mark of the pool's table, when free metadata
 //! falls below a mark of its own, and when either is used up. How much room the pool may have is said in
 //! [`room`](super::room). Growing is file, loop device, table, in this order; after a crash in between the next start
-//! has the larger file and takes it.
+//! has the larger file and takes it. A new table suspends the pool; where that hangs, [`ballast`](super::ballast) ends it.
 //!
 //! Readers of events are told of what an operator wants to know: levels on the way up, growth, no room, room again,
 //! a pool that is unwell. The thread alone tells them, after its look and under no lock: a look may be taken by who
