@@ -41,7 +41,9 @@ impl Serving {
 
 /// A panic ends the request, which is answered with `EIO`, not the thread.
 fn serve(device: &Arc<Device>, adapter: &Adapter) {
-    let mut buffer = vec![0; BUFFER];
+    // Written to, so that the pages are there: into one that isn't the kernel can't copy a request any more when the
+    // daemon is being killed, and answers that request with EIO itself.
+    let mut buffer = vec![1; BUFFER];
     loop {
         match device.receive(&mut buffer) {
             Ok(Some(request)) => {

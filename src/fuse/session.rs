@@ -109,11 +109,11 @@ impl Session {
         let adapter =
             Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
         takeover::reopen(&adapter.inner, &device, &open);
-        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
-        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
         if let Err(errno) = device.resend() {
             tracing::warn!(%errno, "the kernel can't send requests again: who waited for the daemon that died waits for ever");
         }
+        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
+        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
         // What changed while nobody could tell.
         fs.relist_all();
         let mountpoint = config.mountpoint.clone();
