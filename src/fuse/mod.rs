@@ -33,7 +33,6 @@ mod backing;
 mod convert;
 mod crowd;
 mod ledger;
-mod lookout;
 mod opening;
 mod ops;
 mod pool;
