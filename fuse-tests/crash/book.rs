@@ -25,7 +25,8 @@ pub struct Known {
     pub chain: Vec<String>,
 }
 
-type Keys = BTreeMap<String, Known>;
+/// What is known of every key.
+pub type Keys = BTreeMap<String, Known>;
 
 /// Every key that anybody used.
 #[derive(Debug, Default)]
@@ -76,10 +77,13 @@ impl Book {
     }
 
     /// The states by their numbers.
-    pub fn into_states(self) -> Vec<Book> {
-        let history = self.history.expect("made with a history").into_inner().unwrap();
-        let book = |keys| Book { keys: Mutex::new(keys), ..Book::default() };
-        history.states.into_iter().map(book).collect()
+    pub fn into_states(self) -> Vec<Keys> {
+        self.history.expect("made with a history").into_inner().unwrap().states
+    }
+
+    /// A book in this state.
+    pub fn of(keys: Keys) -> Book {
+        Book { keys: Mutex::new(keys), ..Book::default() }
     }
 
     /// What an earlier boot wrote down on a disk; nothing if it is blank.

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::book::Book;
+use super::book::{Book, Keys};
 use super::points::script;
 use super::settle;
 use crate::harness::{Client, Daemon, Options, run, work_dir};
@@ -52,7 +52,7 @@ fn in_guest_a_power_cut_at_any_flush_loses_nothing_acknowledged_and_leaks_nothin
 }
 
 /// Has a daemon work on a disk whose writes are logged.
-fn record(dir: &Path) -> (Vec<Entry>, Vec<Book>) {
+fn record(dir: &Path) -> (Vec<Entry>, Vec<Keys>) {
     let (disk, log) = (Loop::new(&dir.join("disk"), SIZE), Loop::new(&dir.join("log"), 8 * SIZE));
     let logged = format!("replay-log-{}", std::process::id());
     let table = format!("0 {SIZE} log-writes {} {}", disk.device, log.device);
@@ -78,7 +78,7 @@ fn record(dir: &Path) -> (Vec<Entry>, Vec<Book>) {
 }
 
 /// Brings a disk to what is durable after these writes, starts a daemon on it and compares.
-fn replay(dir: &Path, log: &[Entry], state: &Book, at: usize) {
+fn replay(dir: &Path, log: &[Entry], state: &Keys, at: usize) {
     let file = dir.join("replayed");
     write_image(&file, log);
     let disk = Loop::new(&file, SIZE);
@@ -91,7 +91,7 @@ fn replay(dir: &Path, log: &[Entry], state: &Book, at: usize) {
     let mount = Mount::new(&slices.root, &dir.join("mnt"));
     let d = Daemon::start_at(mount.0.join("root"), slices.options());
     let mut client = Client::connect(&d.socket());
-    settle(&d, &mut client, state, at);
+    settle(&d, &mut client, &Book::of(state.clone()), at);
     let reply = client.gc();
     assert_eq!((reply.waiting, reply.failed), (0, vec![]), "the power went at {at}");
     assert_eq!(client.check(), [""; 0], "the power went at {at}");
