@@ -24,6 +24,9 @@ const SIZE: u64 = 512 << 11;
 const METADATA: u64 = 128 << 11;
 const DATA: u64 = 144 << 11;
 
+/// The mark after a clean stop.
+const END: &str = "end";
+
 /// Flags of an entry of the log.
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
@@ -60,17 +63,20 @@ fn record(dir: &Path) -> (Vec<Entry>, Vec<Keys>) {
     let slices = Slices::on(&layer.path());
     run("mkfs.ext4", ["-q", "-J", "size=4", &slices.root.path()]).ok();
     let mount = Mount::new(&slices.root, &dir.join("mnt"));
-    let mark = logged.clone();
-    let tell = move |state: usize| {
-        run("dmsetup", ["message", &mark, "0", &format!("mark {state}")]).ok();
-    };
+    let (mark, end) = (logged.clone(), logged.clone());
+    let note =
+        |log: &str, text: &str| drop(run("dmsetup", ["message", log, "0", "mark", text]).ok());
+    let tell = move |state: usize| note(&mark, &state.to_string());
     let book = Book::with_history(tell);
-    let d = Daemon::start_at(mount.0.join("root"), slices.options());
+    let mut d = Daemon::start_at(mount.0.join("root"), slices.options());
     let mut client = Client::connect(&d.socket());
     for round in 0..2 {
         script(&book, &mut client, d.mount(), round).expect("nothing is in its way");
     }
     drop(client);
+    assert_eq!(d.stop(), Some(0));
+    note(&end, END);
+    // Removes the root, which is no cut's concern.
     d.finish();
     drop((mount, slices));
     drop(layer);
@@ -152,7 +158,9 @@ fn cuts(log: &[Entry]) -> Vec<(usize, usize)> {
     let mut state = None;
     let mut cuts = Vec::new();
     for (at, entry) in log.iter().enumerate() {
-        if entry.flags & MARK != 0 {
+        if entry.flags & MARK != 0 && entry.text.starts_with(END) {
+            break;
+        } else if entry.flags & MARK != 0 {
             state = entry.text.trim_end_matches('\0').parse().ok().or(state);
         } else if let Some(state) = state
             && entry.flags & (FLUSH | FUA) != 0
