@@ -16,7 +16,7 @@ use super::settle;
 use crate::harness::{Client, Daemon, Options, run, work_dir};
 
 /// How many flushes are looked at, evenly spread; `THINFS_TEST_REPLAYS` changes it, and `all` takes each of them.
-const REPLAYS: usize = 12;
+const REPLAYS: usize = 8;
 
 const SECTOR: usize = 512;
 /// Sectors of the disk, and where on it store, metadata and data begin.
