@@ -33,6 +33,7 @@ mod backing;
 mod convert;
 mod crowd;
 mod ledger;
+mod lookout;
 mod opening;
 mod ops;
 mod pool;

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::lookout::Lookout;
 use super::proto::Device;
 use super::proto::init::BUFFER;
 use super::serve::Adapter;
@@ -22,6 +23,7 @@ pub struct Serving(Arc<Readers>);
 struct Readers {
     device: Arc<Device>,
     adapter: Adapter,
+    lookout: Lookout,
     kept: usize,
     alive: AtomicUsize,
     /// Those that wait for a request.
@@ -41,6 +43,7 @@ impl Serving {
         let readers = Arc::new(Readers {
             device,
             adapter,
+            lookout: Lookout::new(),
             kept: threads.max(1),
             alive: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
@@ -91,6 +94,7 @@ impl Readers {
         // daemon is being killed, and answers that request with EIO itself.
         let mut buffer = if stays { vec![1; BUFFER] } else { vec![0; BUFFER] };
         loop {
+            self.lookout.look(&self.device);
             match self.device.receive(&mut buffer) {
                 Ok(Some(request)) => {
                     if self.idle.fetch_sub(1, Relaxed) == 1 {
