@@ -3,12 +3,15 @@
 use rocksdb::{DB, WriteBatch};
 
 use super::columns::{
-    Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
+    Children, Collectable, Column, Digests, Ids, Kinds, Labels, References, Snapshots, System,
+    Volumes,
 };
 use super::counts::Change;
 use super::rows::handle;
 use crate::crashpoint::Step;
-use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::types::{
+    self, Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId, label_references,
+};
 
 /// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
 /// together with all its index rows; later changes win over earlier ones.
@@ -61,6 +64,9 @@ impl Batch {
         for (label, value) in &new.labels {
             self.put(Column::Labels, Labels::row_key(ns, label, value, key), []);
         }
+        for row_key in references(ns, key, &new.labels) {
+            self.put(Column::References, row_key, []);
+        }
     }
 
     /// Replaces the record of a snapshot, whatever differs.
@@ -92,6 +98,9 @@ impl Batch {
         }
         for (label, value) in &old.labels {
             self.delete(Column::Labels, Labels::row_key(ns, label, value, key));
+        }
+        for row_key in references(ns, key, &old.labels) {
+            self.delete(Column::References, row_key);
         }
     }
 
@@ -168,4 +177,13 @@ impl Batch {
             }
         }
     }
+}
+
+/// The rows of what a snapshot's labels name.
+pub(super) fn references<'a>(
+    ns: &'a Namespace,
+    key: &'a SnapshotKey,
+    labels: &'a types::Labels,
+) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+    label_references(labels).filter_map(move |named| References::row_key(ns, &named, key))
 }

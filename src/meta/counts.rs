@@ -76,4 +76,10 @@ impl Store {
     pub fn counts(&self) -> BTreeMap<Namespace, Counts> {
         self.counted.0.lock().clone()
     }
+
+    /// How many snapshots the namespace holds. Reads nothing from the disk.
+    pub fn count_in(&self, ns: &Namespace) -> u64 {
+        let counts = self.counted.0.lock();
+        counts.get(ns).map_or(0, |counts| counts.active + counts.view + counts.committed)
+    }
 }
