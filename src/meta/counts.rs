@@ -61,7 +61,10 @@ impl Counted {
     pub(super) fn apply(&self, change: Change) {
         let mut counts = self.0.lock();
         for (ns, kind, added) in change.0 {
-            let of_namespace = counts.entry(ns.clone()).or_default();
+            let of_namespace = match counts.get_mut(&ns) {
+                Some(of_namespace) => of_namespace,
+                None => counts.entry(ns.clone()).or_default(),
+            };
             let count = of_namespace.of(kind);
             *count = if added { *count + 1 } else { count.saturating_sub(1) };
             if *of_namespace == Counts::default() {

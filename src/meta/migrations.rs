@@ -10,7 +10,7 @@ use rocksdb::{DB, WriteOptions};
 
 use super::batch::Batch;
 use super::batch::references;
-use super::columns::{Column, Labels, Snapshots, System};
+use super::columns::{Column, Digests, Labels, Snapshots, System};
 use super::error::{Error, Result};
 use super::read::corrupt;
 use super::rows::Moment;
@@ -32,7 +32,11 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { to: 1, what: "the first schema", run: first },
     Migration { to: 2, what: "snapshots by label; events, leases, layers", run: labels_and_events },
-    Migration { to: 3, what: "snapshots by what their labels refer to", run: label_targets },
+    Migration {
+        to: 3,
+        what: "snapshots by what their labels refer to; fewer digests",
+        run: label_targets,
+    },
 ];
 
 /// The version that the last step leads to.
@@ -79,11 +83,14 @@ fn labels_and_events(db: &DB, batch: &mut Batch) -> Result<()> {
     })
 }
 
-/// Rows in `references` for the snapshots that there are.
+/// Rows in `references` for the snapshots that there are; none in `digests` for keys that a file name holds.
 fn label_targets(db: &DB, batch: &mut Batch) -> Result<()> {
     each_snapshot(db, &mut |ns, key, snapshot| {
         for row_key in references(ns, key, &snapshot.labels) {
             batch.put(Column::References, row_key, []);
+        }
+        if key.as_str().len() > Digests::OF_SCHEMA_2 && !Digests::needed(key) {
+            batch.delete(Column::Digests, Digests::row_key(ns, &Digests::of(key)));
         }
     })
 }

@@ -20,7 +20,7 @@
 //! └── namespace \0 kind \0 key → id
 //! ids                                       index: snapshots by id
 //! └── id (u32 BE)        → namespace \0 key
-//! digests                                   index: keys over 80 bytes by their SHA-256
+//! digests                                   index: keys too long for a file name by their SHA-256
 //! └── namespace \0 sha256(key) → key
 //! labels                                    index: snapshots by label, and by label and value
 //! └── namespace \0 hash(label) hash(value) key → ""

@@ -38,7 +38,7 @@ fn reference(id: &str, key_text: &str) -> Vec<u8> {
 }
 
 fn long() -> String {
-    "x".repeat(100)
+    "x".repeat(300)
 }
 
 type Damage = fn(&mut Batch);

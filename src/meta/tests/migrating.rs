@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::super::columns::{Column, Labels, System};
+use super::super::columns::{Column, Digests, Labels, System};
 use super::super::rows;
 use super::*;
 use crate::meta::Among;
@@ -55,9 +55,11 @@ fn a_store_of_schema_1_is_migrated_with_all_that_is_in_it() {
     // What is new.
     assert_eq!(labelled(&store, "owner", Some("ci")), ["base", "top"]);
     assert_eq!(labelled(&store, "owner", None), ["base", "top", "web"]);
-    assert_eq!(labelled(&store, "quoted\"key", Some("ü")), [extract]);
+    assert_eq!(labelled(&store, "quoted\"key", Some("ü")), [extract.clone()]);
     assert_eq!(labelled(&store, "stage", Some("build")), [""; 0], "replaced at commit");
     assert_eq!((store.event_bounds().first, store.event_bounds().last), (1, 0));
+    let digest = Digests::of(&key(&extract));
+    assert_eq!(store.key_by_digest(&ns("default"), &digest).unwrap(), None, "a file name holds it");
     // It goes on from there, and a second opening finds it as it is.
     let id = store.next_snapshot_id().unwrap();
     assert!(id.0 >= 7, "{id}");
