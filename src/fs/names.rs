@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use percent_encoding::{percent_decode_str, percent_encode_byte};
 use sha2::{Digest, Sha256};
 
-use crate::types::{Kind, NAME_MAX, Namespace, SnapshotKey};
+use crate::types::{Kind, Namespace, SnapshotKey};
 
 /// The directory below the root that holds the namespaces which the root itself doesn't show.
 pub const NAMESPACES: &str = ".ns";
@@ -113,6 +113,7 @@ pub fn path_of(shown: &Namespace, namespace: &Namespace, kind: Kind, key: &Snaps
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::NAME_MAX;
     use proptest::prelude::*;
 
     fn key(text: impl Into<String>) -> SnapshotKey {
