@@ -27,9 +27,9 @@ impl Watcher for Listener {
             return;
         }
         collector.scheduler.event(&info.namespace, event, Some(suspects(&collector, change)));
-        if !matches!(change, Change::Removed(_)) {
-            let end = labels::expires(&info.snapshot.labels);
-            collector.held_until(&info.namespace, end.map(|end| (end, snapshot(&info.key))));
+        let end = labels::expires(&info.snapshot.labels);
+        if let Some(end) = end.filter(|_| !matches!(change, Change::Removed(_))) {
+            collector.held_until(&info.namespace, [(end, snapshot(&info.key))]);
         }
     }
 }
