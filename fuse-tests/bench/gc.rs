@@ -12,7 +12,7 @@ use thinfs::grpc::proto::thinfs::admin::v1 as admin;
 use thinfs::grpc::proto::thinfs::admin::v1::admin_client::AdminClient;
 use thinfs::grpc::proto::thinfs::admin::v1::leases_client::LeasesClient;
 use thinfs::meta::{Batch, Store};
-use thinfs::snapshot::Snapshots;
+use thinfs::snapshot::{LabelUpdate, Snapshots};
 use thinfs::types::{Labels, Lease, LeaseId, Leased, Namespace, Snapshot, SnapshotKey};
 use thinfs::volume::{NativeBackend, NativeConfig, Volumes};
 use tokio::runtime::Runtime;
@@ -43,27 +43,42 @@ fn key(key: impl Into<String>) -> SnapshotKey {
     SnapshotKey::new(key).unwrap()
 }
 
-/// The cost of a run by the number of snapshots: views, in the process, native backend.
+/// The cost of a run by the number of snapshots: views, in the process, native backend. The first run, as after a
+/// start, looks at all of them; the next ones follow what has changed.
 fn costs() {
     println!(
-        "one run, milliseconds: mark + sweep; views of one snapshot, leased but for the garbage"
+        "one run, milliseconds: mark + sweep; views of one snapshot, leased but for the garbage; each run after the one before it"
     );
     println!(
-        "{:>10} {:>14} {:>14} {:>16} {:>16}",
-        "snapshots", "untouched", "no garbage", "1 % garbage", "all garbage"
+        "{:>10} {:>12} {:>12} {:>12} {:>12} {:>14} {:>14} {:>16}",
+        "snapshots",
+        "first",
+        "untouched",
+        "1 changed",
+        "1 garbage",
+        "1 % garbage",
+        "all by hand",
+        "all garbage"
     );
     for count in [1_000, 10_000, 100_000] {
         let yard = Yard::new();
         yard.fill(count);
-        let untouched = yard.timed(|collector| {
-            collector.collect_in(Some(&Namespace::new("elsewhere").unwrap()), false).unwrap()
-        });
-        let clean = yard.timed(|collector| collector.collect(false).unwrap());
-        yard.let_go(0..count / 100);
-        let few = yard.timed(|collector| collector.collect(false).unwrap());
-        yard.let_go(count / 100..count);
-        let all = yard.timed(|collector| collector.collect(false).unwrap());
-        println!("{count:>10} {untouched:>14} {clean:>14} {few:>16} {all:>16}");
+        let follow = |collector: &Collector| collector.catch_up().unwrap();
+        let whole = |collector: &Collector| collector.collect(false).unwrap();
+        let first = yard.timed(0, follow);
+        let untouched = yard.timed(0, follow);
+        yard.change("view-000000");
+        let changed = yard.timed(0, follow);
+        yard.let_go("view-000000");
+        let one = yard.timed(1, follow);
+        yard.end("few");
+        let few = yard.timed(count / 100 - 1, follow);
+        let clean = yard.timed(0, whole);
+        yard.end("many");
+        let all = yard.timed(count - count / 100, follow);
+        println!(
+            "{count:>10} {first:>12} {untouched:>12} {changed:>12} {one:>12} {few:>14} {clean:>14} {all:>16}"
+        );
     }
 }
 
@@ -71,7 +86,6 @@ struct Yard {
     snapshots: Arc<Snapshots>,
     collector: Arc<Collector>,
     namespace: Namespace,
-    lease: LeaseId,
     _dir: tempfile::TempDir,
 }
 
@@ -85,44 +99,52 @@ impl Yard {
         let containerds = Namespace::new("containerd").unwrap();
         let collector = Collector::new(snapshots.clone(), containerds, Settings::default());
         let namespace = Namespace::default();
-        let lease = LeaseId::new("bench").unwrap();
-        Self { snapshots, collector, namespace, lease, _dir: dir }
+        Self { snapshots, collector, namespace, _dir: dir }
     }
 
-    /// Written straight into the store: making them one by one is not what is measured.
+    /// Written straight into the store: making them one by one is not what is measured. One lease holds 1 % of them,
+    /// another one the others.
     fn fill(&self, count: usize) {
         let ns = &self.namespace;
         self.snapshots.prepare(ns, &key("b"), None, Labels::new()).unwrap();
         self.snapshots.commit(ns, &key("base"), &key("b"), Labels::new(), None).unwrap();
         let view = self.snapshots.view(ns, &key("v"), Some(&key("base")), Labels::new()).unwrap();
-        let lease =
-            Lease { id: self.lease.clone(), created: SystemTime::now(), labels: Labels::new() };
         let mut batch = Batch::default();
-        batch.put_lease(ns, &lease);
+        for id in ["few", "many"] {
+            let (id, created) = (LeaseId::new(id).unwrap(), SystemTime::now());
+            batch.put_lease(ns, &Lease { id, created, labels: Labels::new() });
+        }
         for at in 0..count {
             let id = self.snapshots.store().next_snapshot_id().unwrap();
             let name = key(format!("view-{at:06}"));
             let new = Snapshot { id, collectable: true, ..view.snapshot.clone() };
             batch.insert_snapshot(ns, &name, &new);
-            batch.hold(ns, &self.lease, &Leased::snapshot(&name));
+            let lease = LeaseId::new(if at < count / 100 { "few" } else { "many" }).unwrap();
+            batch.hold(ns, &lease, &Leased::snapshot(&name));
         }
         self.snapshots.store().write(batch).unwrap();
     }
 
-    fn let_go(&self, range: std::ops::Range<usize>) {
-        let mut batch = Batch::default();
-        for at in range {
-            let held = Leased::snapshot(&key(format!("view-{at:06}")));
-            batch.let_go(&self.namespace, &self.lease, &held);
-        }
-        self.snapshots.store().write(batch).unwrap();
+    fn change(&self, name: &str) {
+        let labels = Labels::from([("changed".to_owned(), "1".to_owned())]);
+        self.snapshots.update(&self.namespace, &key(name), LabelUpdate::Merge(labels)).unwrap();
     }
 
-    fn timed(&self, run: impl Fn(&Collector) -> thinfs::gc::Report) -> String {
+    fn let_go(&self, name: &str) {
+        let few = LeaseId::new("few").unwrap();
+        self.collector.let_go(&self.namespace, &few, &Leased::snapshot(&key(name))).unwrap();
+    }
+
+    fn end(&self, lease: &str) {
+        self.collector.delete_lease(&self.namespace, &LeaseId::new(lease).unwrap()).unwrap();
+    }
+
+    fn timed(&self, garbage: usize, run: impl Fn(&Collector) -> thinfs::gc::Report) -> String {
         let report = run(&self.collector);
+        assert_eq!(report.collected.len(), garbage);
         assert_eq!((report.stayed.len(), report.failed.len()), (0, 0));
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        format!("{:.1} + {:.1}", ms(report.mark), ms(report.sweep))
+        format!("{:.2} + {:.1}", ms(report.mark), ms(report.sweep))
     }
 }
 

@@ -18,8 +18,6 @@ use crate::types::{Kind, Namespace, SnapshotKey};
 pub const NAMESPACES: &str = ".ns";
 /// The directory below the root that holds the images.
 pub const IMAGES: &str = "images";
-/// Longest directory entry that Linux filesystems allow, in bytes.
-const NAME_MAX: usize = 255;
 /// How much of a long key's escaped form stays readable, in bytes.
 const READABLE: usize = 150;
 /// Stands between the readable part and the digest.
@@ -43,7 +41,7 @@ pub fn encode(key: &SnapshotKey) -> String {
         ".." => "%2E%2E".to_owned(),
         key => escape(key),
     };
-    if escaped.len() <= NAME_MAX { escaped } else { with_digest(key, &escaped) }
+    if key.fits_a_name() { escaped } else { with_digest(key, &escaped) }
 }
 
 /// Escapes what can't stand in a directory name, or would make a name mean two keys. Not the crate's own
@@ -51,11 +49,11 @@ pub fn encode(key: &SnapshotKey) -> String {
 fn escape(key: &str) -> String {
     let mut escaped = String::with_capacity(key.len());
     for char in key.chars() {
-        match char {
-            '\u{0}'..='\u{1f}' | '\u{7f}' | '/' | '%' => {
-                escaped.push_str(percent_encode_byte(char as u8))
+        match u8::try_from(char) {
+            Ok(byte) if SnapshotKey::is_escaped(byte) => {
+                escaped.push_str(percent_encode_byte(byte))
             }
-            _ => escaped.push(char),
+            Ok(_) | Err(_) => escaped.push(char),
         }
     }
     escaped
@@ -115,6 +113,7 @@ pub fn path_of(shown: &Namespace, namespace: &Namespace, kind: Kind, key: &Snaps
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::NAME_MAX;
     use proptest::prelude::*;
 
     fn key(text: impl Into<String>) -> SnapshotKey {

@@ -39,10 +39,10 @@ impl Watcher for Follower {
         let Some(fs) = self.0.upgrade() else { return };
         match change {
             Change::Prepared(info) => fs.appeared(info),
-            Change::Committed { key, info } => fs.committed(key, info),
+            Change::Committed { key, info, .. } => fs.committed(key, info),
             Change::Removed(info) => fs.removed(info),
             // Labels are read anew each time.
-            Change::Updated(_) => {}
+            Change::Updated { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use super::mark::{Depth, Edges};
-use super::source::{Found, Resource, Root, Tie};
+use super::source::{Found, Resource, Tie};
 
 /// A resource as its scan found it.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Gathering {
     nodes: Vec<Node>,
     index: HashMap<Resource, usize>,
     references: Vec<(Resource, Tie, Resource)>,
-    next_expiry: Option<SystemTime>,
+    ends: Vec<(SystemTime, Resource)>,
 }
 
 /// A namespace's resources, by number.
@@ -30,47 +30,42 @@ pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Edges,
     index: HashMap<Resource, usize>,
-    /// When the first of them ceases to be a root by itself.
-    pub(super) next_expiry: Option<SystemTime>,
+    /// When some of them cease to be roots by themselves.
+    pub(super) ends: Vec<(SystemTime, Resource)>,
 }
 
 impl Gathering {
-    pub(super) fn add(&mut self, kind: super::Kind, found: Found) {
+    /// Gives its number.
+    pub(super) fn add(&mut self, kind: super::Kind, found: Found) -> usize {
         let Found { id, version, root, until, edges, back } = found;
-        self.next_expiry = [self.next_expiry, until].into_iter().flatten().min();
         let resource = Resource::new(kind, id);
+        self.ends.extend(until.map(|end| (end, resource.clone())));
         for (tie, to) in edges {
             self.references.push((resource.clone(), tie, to));
         }
         for from in back {
             self.references.push((from, Tie::Label, resource.clone()));
         }
-        self.index.insert(resource.clone(), self.nodes.len());
+        let number = self.nodes.len();
+        self.index.insert(resource.clone(), number);
         self.nodes.push(Node { resource, version, root });
+        number
     }
 
     /// References from or to what doesn't exist are dropped.
     pub(super) fn finish(self) -> Graph {
-        let Self { nodes, index, references, next_expiry } = self;
+        let Self { nodes, index, references, ends } = self;
         let mut edges: Edges = vec![Vec::new(); nodes.len()];
         for (from, tie, to) in references {
             if let (Some(from), Some(to)) = (index.get(&from), index.get(&to)) {
                 edges[*from].push((tie, *to));
             }
         }
-        Graph { nodes, edges, index, next_expiry }
+        Graph { nodes, edges, index, ends }
     }
 }
 
 impl Graph {
-    /// Makes it a root: a source holds it.
-    pub(super) fn hold(&mut self, root: Root) {
-        if let Some(at) = self.index.get(&root.resource) {
-            let held = &mut self.nodes[*at].root;
-            held.get_or_insert_with(|| format!("held by {}", root.holder));
-        }
-    }
-
     /// The number of a resource, if it exists.
     pub(super) fn find(&self, resource: &Resource) -> Option<usize> {
         self.index.get(resource).copied()

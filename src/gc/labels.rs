@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::mark::Depth;
 use super::source::{Resource, SNAPSHOT, Tie};
 use crate::types::{EXPIRE_LABEL, FLAT_LABEL, Labels, Lease, ROOT_LABEL, label_references};
 
@@ -28,9 +29,15 @@ pub(super) fn has_ended(lease: &Lease, now: SystemTime) -> bool {
     expires(&lease.labels).is_some_and(|end| end <= now)
 }
 
-/// Whether the lease keeps no more than what it holds, with its parts.
-pub(super) fn is_flat(lease: &Lease) -> bool {
-    lease.labels.contains_key(FLAT_LABEL)
+/// How far a lease reaches; a flat one keeps no more than what it holds, with its parts. `None`: it has ended.
+pub(super) fn reach(lease: &Lease, now: SystemTime) -> Option<Depth> {
+    let depth = if is_flat(&lease.labels) { Depth::Flat } else { Depth::Full };
+    (!has_ended(lease, now)).then_some(depth)
+}
+
+/// Whether a lease with these labels is flat.
+pub(super) fn is_flat(labels: &Labels) -> bool {
+    labels.contains_key(FLAT_LABEL)
 }
 
 /// Why these labels make a snapshot a root, and until when.

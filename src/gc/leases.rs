@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::source::SNAPSHOT;
+use super::source::{Resource, SNAPSHOT};
 use super::{Collector, labels};
 use crate::crashpoint::Step;
 use crate::meta::Batch;
@@ -36,15 +36,21 @@ impl Collector {
 
     /// Changes a lease's labels; so also when it ends.
     pub fn label_lease(&self, ns: &Namespace, id: &LeaseId, change: LabelUpdate) -> Result<Lease> {
-        let _leases = self.snapshots().change_leases();
+        let leases = self.snapshots().change_leases();
         let old = self.snapshots().existing_lease(ns, id)?;
         let labels = change.apply(&old.labels);
         check_labels(&labels)?;
         let renewed_only = without_end(&labels).eq(without_end(&old.labels));
+        let flattened = labels::is_flat(&labels) && !labels::is_flat(&old.labels);
         let lease = Lease { labels, ..old };
         // `lease run` renews its own again and again: nobody wants to be told.
         let updated = (!renewed_only).then(|| event(Topic::LEASE_UPDATE, ns, &lease));
-        self.put_lease(ns, lease, updated)
+        let lease = self.put_lease(ns, lease, updated)?;
+        drop(leases);
+        if flattened {
+            self.freed(ns); // what its labels led to is held no longer
+        }
+        Ok(lease)
     }
 
     fn put_lease(&self, ns: &Namespace, lease: Lease, event: Option<Event>) -> Result<Lease> {
@@ -72,34 +78,67 @@ impl Collector {
     /// Deletes a lease. What only it held is collected soon; ask for a run and wait for it to have
     /// it collected now.
     pub fn delete_lease(&self, ns: &Namespace, id: &LeaseId) -> Result<()> {
-        {
+        let held = {
             let _leases = self.snapshots().change_leases();
             self.snapshots().existing_lease(ns, id)?;
-            self.delete_lease_locked(ns, id, Topic::LEASE_DELETE)?;
-        }
+            self.delete_lease_locked(ns, id, Topic::LEASE_DELETE)?
+        };
         tracing::info!(%ns, lease = %id, "lease deleted");
-        self.freed(ns);
+        self.freed_these(ns, held);
         Ok(())
     }
 
-    /// Deletes a lease if it has ended by now: it may have been renewed since somebody looked.
-    pub(super) fn end_lease(&self, ns: &Namespace, id: &LeaseId, now: SystemTime) -> Result<bool> {
+    /// Deletes a lease if it has ended by now: it may have been renewed since somebody looked. Gives what it held, if
+    /// it has.
+    pub(super) fn end_lease(
+        &self,
+        ns: &Namespace,
+        id: &LeaseId,
+        now: SystemTime,
+    ) -> Result<Option<Vec<Resource>>> {
         let _leases = self.snapshots().change_leases();
         match self.store().lease(ns, id)? {
             Some(lease) if labels::has_ended(&lease, now) => {
-                self.delete_lease_locked(ns, id, Topic::LEASE_EXPIRE)?;
+                let held = self.delete_lease_locked(ns, id, Topic::LEASE_EXPIRE)?;
                 tracing::info!(%ns, lease = %id, "lease expired");
-                Ok(true)
+                Ok(Some(held))
             }
-            Some(_) | None => Ok(false),
+            Some(_) | None => Ok(None),
         }
     }
 
-    fn delete_lease_locked(&self, ns: &Namespace, id: &LeaseId, why: Topic) -> Result<()> {
+    /// What [`end_lease`](Self::end_lease) would give, without ending it.
+    pub(super) fn held_if_ended(
+        &self,
+        ns: &Namespace,
+        id: &LeaseId,
+        now: SystemTime,
+    ) -> Result<Option<Vec<Resource>>> {
+        match self.store().lease(ns, id)? {
+            Some(lease) if labels::has_ended(&lease, now) => {
+                Ok(Some(self.resources(self.store().held_by(ns, id)?)))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Gives what it held.
+    fn delete_lease_locked(
+        &self,
+        ns: &Namespace,
+        id: &LeaseId,
+        why: Topic,
+    ) -> Result<Vec<Resource>> {
+        let held = self.store().held_by(ns, id)?;
         let mut batch = Batch::of(Step::StoreLease);
         batch.publish(Event::about(why, ns, id));
-        batch.delete_lease(ns, id, &self.store().held_by(ns, id)?);
-        Ok(self.store().write(batch)?)
+        batch.delete_lease(ns, id, &held);
+        self.store().write(batch)?;
+        Ok(self.resources(held))
+    }
+
+    fn resources(&self, held: Vec<Leased>) -> Vec<Resource> {
+        held.into_iter().filter_map(|held| self.resource(held)).collect()
     }
 
     /// The lease holds a resource from now on, which must exist. Twice is fine.
@@ -137,7 +176,7 @@ impl Collector {
             batch.let_go(ns, id, what);
             self.store().write(batch)?;
         }
-        self.freed(ns);
+        self.freed_these(ns, self.resource(what.clone()));
         Ok(())
     }
 

@@ -57,6 +57,11 @@ impl Source for Mounted {
         Ok(())
     }
 
+    /// Mounts hold, and are no resources themselves.
+    fn can_trace(&self, _: &Namespace) -> bool {
+        true
+    }
+
     /// When the kernel doesn't say what is mounted, nothing may be collected.
     fn roots(&self, ns: &Namespace) -> Result<Vec<Root>> {
         match &*self.now.lock() {

@@ -1,6 +1,7 @@
 //! What a run did, and what all runs did.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::source::{Kind, Resource};
@@ -17,6 +18,12 @@ pub struct Item {
     pub why: String,
 }
 
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.namespace, self.resource, self.why)
+    }
+}
+
 /// What a run did, or would do.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -28,7 +35,7 @@ pub struct Report {
     pub scanned: BTreeMap<Kind, usize>,
     /// What went, or would go.
     pub collected: Vec<Item>,
-    /// Garbage that stayed: it was busy, or something had come to need it. Looked at again.
+    /// Garbage that stayed: it was busy, or mounted, or something had come to need it. Looked at again.
     pub stayed: Vec<Item>,
     /// What couldn't be removed, or not even scanned. Tried again.
     pub failed: Vec<String>,

@@ -1,6 +1,7 @@
-//! One run over one namespace: gather, mark, and sweep unless it is a dry run.
+//! One run over one namespace: gather or trace, mark, and sweep unless it is a dry run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::doomed::{Doomed, Fate};
@@ -8,7 +9,9 @@ use super::graph::{Gathering, Graph};
 use super::mark::{Depth, mark};
 use super::order::order;
 use super::report::{Item, Report};
-use super::source::{Kind, Resource, Source};
+use super::source::Source;
+use super::suspects::Suspects;
+use super::trace::Part;
 use super::{Collector, labels};
 use crate::snapshot::Result;
 use crate::types::Namespace;
@@ -21,8 +24,14 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Collector {
-    /// Collects in one namespace.
-    pub(super) fn run_in(&self, ns: &Namespace, dry: bool, report: &mut Report) -> Result<()> {
+    /// Collects in one namespace: what has become garbage among the suspects, and with them.
+    pub(super) fn run_in(
+        &self,
+        ns: &Namespace,
+        suspects: &Suspects,
+        dry: bool,
+        report: &mut Report,
+    ) -> Result<()> {
         let started = Instant::now();
         let sources = self.sources();
         let mut reason = false;
@@ -33,8 +42,9 @@ impl Collector {
             report.mark += started.elapsed();
             return Ok(());
         }
-        let graph = self.gather(ns, &sources, report)?;
-        let garbage = self.unreached(ns, &graph)?;
+        let Part { graph, roots } = self.around(ns, &sources, suspects)?;
+        self.tell_of(ns, &graph, report);
+        let garbage = judge(ns, &graph, roots, &held(ns, &sources, &graph)?, report);
         report.mark += started.elapsed();
         let started = Instant::now();
         let sweep = Sweep::new(self, ns, &graph, &garbage, report);
@@ -49,51 +59,94 @@ impl Collector {
         Ok(())
     }
 
-    /// Kinds first and leases last: what is made under a lease meanwhile is found with its lease,
-    /// or not at all.
-    fn gather(
+    /// As much of the namespace as it takes to judge the suspects: what a search finds, or all of it.
+    fn around(
         &self,
         ns: &Namespace,
-        sources: &[std::sync::Arc<dyn Source>],
-        report: &mut Report,
-    ) -> Result<Graph> {
-        let mut gathering = Gathering::default();
-        for source in sources {
-            let mut count = 0;
-            source.scan(ns, &mut |found| {
-                gathering.add(source.kind(), found);
-                count += 1;
-            })?;
-            if count > 0 {
-                *report.scanned.entry(source.kind()).or_default() += count;
-            }
+        sources: &[Arc<dyn Source>],
+        suspects: &Suspects,
+    ) -> Result<Part> {
+        let can_trace = sources.iter().all(|source| source.can_trace(ns));
+        match suspects.to_follow(self.store().count_in(ns)).filter(|_| can_trace) {
+            Some(these) => self.trace(ns, sources, these),
+            None => self.gather(ns, sources),
         }
-        let mut graph = gathering.finish();
-        for source in sources {
-            source.roots(ns)?.into_iter().for_each(|root| graph.hold(root));
-        }
-        report.namespaces += 1;
-        self.wake_for(ns, graph.next_expiry);
-        Ok(graph)
     }
 
-    fn unreached(&self, ns: &Namespace, graph: &Graph) -> Result<Vec<bool>> {
-        let now = SystemTime::now();
-        let mut roots = graph.roots();
-        let kinds: Vec<Kind> = self.sources().iter().map(|source| source.kind()).collect();
+    /// Kinds first and leases last: what is made under a lease meanwhile is found with its lease,
+    /// or not at all.
+    fn gather(&self, ns: &Namespace, sources: &[Arc<dyn Source>]) -> Result<Part> {
+        let mut gathering = Gathering::default();
+        for source in sources {
+            source.scan(ns, &mut |found| {
+                gathering.add(source.kind(), found);
+            })?;
+        }
+        let graph = gathering.finish();
+        let roots = self.leased(ns, &graph)?;
+        Ok(Part { graph, roots })
+    }
+
+    /// What leases hold.
+    fn leased(&self, ns: &Namespace, graph: &Graph) -> Result<Vec<(usize, Depth)>> {
+        let (mut roots, now) = (Vec::new(), SystemTime::now());
         for lease in self.store().leases(ns)? {
-            if labels::has_ended(&lease, now) {
-                continue;
-            }
-            let depth = if labels::is_flat(&lease) { Depth::Flat } else { Depth::Full };
+            let Some(depth) = labels::reach(&lease, now) else { continue };
             for held in self.store().held_by(ns, &lease.id)? {
-                let kind = kinds.iter().find(|kind| **kind == held.kind);
-                let at = kind.and_then(|kind| graph.find(&Resource::new(kind, held.id)));
+                let at = self.resource(held).and_then(|resource| graph.find(&resource));
                 roots.extend(at.map(|at| (at, depth)));
             }
         }
-        Ok(mark(&graph.edges, &roots).into_iter().map(|reached| !reached).collect())
+        Ok(roots)
     }
+
+    /// What was looked at, and which holds end by themselves.
+    fn tell_of(&self, ns: &Namespace, graph: &Graph, report: &mut Report) {
+        report.namespaces += 1;
+        for node in &graph.nodes {
+            *report.scanned.entry(node.resource.kind).or_default() += 1;
+        }
+        self.held_until(ns, graph.ends.iter().cloned());
+    }
+}
+
+/// What sources hold for as long as something lasts that ends without a word: mounts, streams.
+fn held(
+    ns: &Namespace,
+    sources: &[Arc<dyn Source>],
+    graph: &Graph,
+) -> Result<HashMap<usize, String>> {
+    let mut held = HashMap::new();
+    for source in sources {
+        for root in source.roots(ns)? {
+            let at = graph.find(&root.resource);
+            held.extend(at.map(|at| (at, format!("held by {}", root.holder))));
+        }
+    }
+    Ok(held)
+}
+
+/// Which of the graph's resources are garbage. One that would be but for what holds it stays for now, and is reported
+/// as such: nobody tells when it is let go, so a later run looks again.
+fn judge(
+    ns: &Namespace,
+    graph: &Graph,
+    mut roots: Vec<(usize, Depth)>,
+    held: &HashMap<usize, String>,
+    report: &mut Report,
+) -> Vec<bool> {
+    roots.extend(graph.roots());
+    let mut reached = mark(&graph.edges, &roots);
+    let waiting: Vec<usize> = held.keys().copied().filter(|at| !reached[*at]).collect();
+    if !waiting.is_empty() {
+        roots.extend(waiting.iter().map(|at| (*at, Depth::Full)));
+        reached = mark(&graph.edges, &roots);
+    }
+    report.stayed.extend(waiting.into_iter().map(|at| {
+        let (resource, why) = (graph.nodes[at].resource.clone(), held[&at].clone());
+        Item { namespace: ns.clone(), resource, why }
+    }));
+    reached.into_iter().map(|reached| !reached).collect()
 }
 
 /// The removal of a namespace's garbage.

@@ -1,16 +1,18 @@
 //! The scheduler's thread, and whoever asks for a run.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::policy::{End, Event, Policy, Settings, Time};
 use super::report::{Report, Totals};
+use super::source::Resource;
+use super::suspects::{Scope, Suspects};
 use super::{Collector, labels};
-use crate::snapshot::{Change, Error, Result, Watcher, with_causes};
+use crate::snapshot::{Error, Result, with_causes};
 use crate::types::{self, LeaseId, Namespace, Publisher as _, Topic};
 
 /// When the collector runs by itself.
@@ -24,10 +26,11 @@ pub(super) struct Scheduler {
 
 struct State {
     policy: Policy,
-    /// Where something has changed since the last run. `None`: anywhere, as after a start.
-    touched: Option<BTreeSet<Namespace>>,
-    /// When a hold ends that snapshots of a namespace have by their own labels.
-    waking: HashMap<Namespace, SystemTime>,
+    /// What may have become garbage since the last run. `None`: anything anywhere, as after a start.
+    touched: Scope,
+    /// When holds end that snapshots have by their own labels. One that was changed since is still here: it is
+    /// looked at when its time has come.
+    holds: BTreeSet<(SystemTime, Namespace, Resource)>,
     /// When leases end, so that no run has to read them all. One that was renewed or deleted since is still
     /// here: the store is asked when its time has come.
     ends: BTreeSet<(SystemTime, Namespace, LeaseId)>,
@@ -44,7 +47,7 @@ impl Scheduler {
         let state = State {
             policy: Policy::new(settings, Time::ZERO),
             touched: None,
-            waking: HashMap::new(),
+            holds: BTreeSet::new(),
             ends: BTreeSet::new(),
             knows_ends: false,
             collecting: None,
@@ -70,41 +73,30 @@ impl Scheduler {
         self.now() + ahead.min(Duration::from_secs(1 << 32))
     }
 
-    fn event(&self, ns: &Namespace, event: Event) {
+    /// Something has happened that may have made garbage of these; `None`: of anything in the namespace.
+    pub(super) fn event(
+        &self,
+        ns: &Namespace,
+        event: Event,
+        suspects: Option<impl IntoIterator<Item = Resource>>,
+    ) {
         let now = self.now();
         let mut state = self.state.lock();
         if state.collecting == Some(std::thread::current().id()) {
             return;
         }
         if let Some(touched) = &mut state.touched {
-            touched.insert(ns.clone());
+            let before = touched.entry(ns.clone()).or_default();
+            match suspects {
+                Some(these) => before.add(these),
+                None => *before = Suspects::Anything,
+            }
         }
         let before = state.policy.wake();
         state.policy.event(event, now);
         // Most changes put off or bring on nothing: the thread sleeps on.
         if state.policy.wake() != before {
             self.changed.notify_all();
-        }
-    }
-}
-
-/// Hears of changes to snapshots. Holds the collector weakly: the snapshots hold it.
-struct Listener(Weak<Collector>);
-
-pub(super) fn listen(collector: &Arc<Collector>) {
-    collector.snapshots().watch(Arc::new(Listener(Arc::downgrade(collector))));
-}
-
-impl Watcher for Listener {
-    /// A changed label may have been what kept something, so it counts as a deletion.
-    fn changed(&self, change: &Change) {
-        let Some(collector) = self.0.upgrade() else { return };
-        let (info, event) = match change {
-            Change::Removed(info) | Change::Updated(info) => (info, Event::Deletion),
-            Change::Prepared(info) | Change::Committed { info, .. } => (info, Event::Mutation),
-        };
-        if info.namespace != collector.snapshot_source().never {
-            collector.scheduler.event(&info.namespace, event);
         }
     }
 }
@@ -140,9 +132,14 @@ impl Collector {
         self.scheduler.state.lock().stopping
     }
 
-    /// Something in the namespace was let go that may have kept something else.
+    /// Something in the namespace was let go that may have kept anything.
     pub fn freed(&self, ns: &Namespace) {
-        self.scheduler.event(ns, Event::Deletion);
+        self.scheduler.event(ns, Event::Deletion, None::<[Resource; 0]>);
+    }
+
+    /// These were let go.
+    pub(super) fn freed_these(&self, ns: &Namespace, these: impl IntoIterator<Item = Resource>) {
+        self.scheduler.event(ns, Event::Deletion, Some(these));
     }
 
     /// A lease ends then.
@@ -155,12 +152,20 @@ impl Collector {
     }
 
     /// Snapshots of the namespace are held by their own labels until then.
-    pub(super) fn wake_for(&self, ns: &Namespace, end: Option<SystemTime>) {
+    pub(super) fn held_until(
+        &self,
+        ns: &Namespace,
+        ends: impl IntoIterator<Item = (SystemTime, Resource)>,
+    ) {
         let mut state = self.scheduler.state.lock();
-        match end {
-            Some(end) => state.waking.insert(ns.clone(), end),
-            None => state.waking.remove(ns),
-        };
+        let before = state.holds.first().map(|(end, ..)| *end);
+        state.holds.extend(ends.into_iter().map(|(end, resource)| (end, ns.clone(), resource)));
+        let first =
+            state.holds.first().map(|(end, ..)| *end).filter(|first| Some(*first) != before);
+        if let Some(first) = first {
+            state.policy.alarm(self.scheduler.at(first));
+            self.scheduler.changed.notify_all();
+        }
     }
 
     /// Has it run soon, without waiting for it.
@@ -178,12 +183,26 @@ impl Collector {
 
     /// [`Collector::collect`] in one namespace, `None`: in all.
     pub fn collect_in(&self, ns: Option<&Namespace>, dry: bool) -> Result<Report> {
-        let _one = self.running.lock();
-        if self.is_stopping() {
-            return Err(Error::Stopping);
-        }
-        let scope = ns.map(|ns| BTreeSet::from([ns.clone()]));
+        let _one = self.turn()?;
+        let scope = ns.map(|ns| BTreeMap::from([(ns.clone(), Suspects::Anything)]));
         Ok(if dry { self.look(scope, true) } else { self.counted(scope) })
+    }
+
+    /// Does now, and waits for it, what the scheduler would do next: looks at what may have become garbage since the
+    /// last run.
+    pub fn catch_up(&self) -> Result<Report> {
+        let _one = self.turn()?;
+        Ok(self.counted(self.take_suspects()))
+    }
+
+    fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        let turn = self.running.lock();
+        if self.is_stopping() { Err(Error::Stopping) } else { Ok(turn) }
+    }
+
+    /// What comes from here on is for the next run.
+    fn take_suspects(&self) -> Scope {
+        self.scheduler.state.lock().touched.replace(BTreeMap::new())
     }
 
     /// What all runs did so far.
@@ -194,8 +213,7 @@ impl Collector {
     fn work(&self) {
         while self.wait_for_turn() {
             let _one = self.running.lock();
-            let scope = self.scheduler.state.lock().touched.replace(BTreeSet::new());
-            self.counted(scope);
+            self.counted(self.take_suspects());
         }
     }
 
@@ -217,7 +235,7 @@ impl Collector {
     }
 
     /// A run that the scheduler and the statistics know of.
-    fn counted(&self, scope: Option<BTreeSet<Namespace>>) -> Report {
+    fn counted(&self, scope: Scope) -> Report {
         {
             let mut state = self.scheduler.state.lock();
             state.policy.begin();
@@ -238,7 +256,10 @@ impl Collector {
         state.policy.end(end, report.took(), now);
         match (end, &mut state.touched) {
             (End::Busy, Some(touched)) => {
-                touched.extend(report.stayed.iter().map(|item| item.namespace.clone()));
+                for item in &report.stayed {
+                    let suspects = touched.entry(item.namespace.clone()).or_default();
+                    suspects.add([item.resource.clone()]);
+                }
             }
             (End::Failed, touched) => *touched = None,
             (End::Clean, _) | (End::Busy, None) => {}
@@ -254,7 +275,7 @@ impl Collector {
 
     /// One run, in the namespaces of `scope` and those where something has ended. What goes wrong
     /// in one doesn't stop the others.
-    fn look(&self, scope: Option<BTreeSet<Namespace>>, dry: bool) -> Report {
+    fn look(&self, scope: Scope, dry: bool) -> Report {
         let mut report = Report { dry, ..Report::default() };
         let _watch = self.snapshots().references().watch();
         self.sources().iter().for_each(|source| source.begin());
@@ -263,65 +284,65 @@ impl Collector {
         report.mark += started.elapsed();
         match found {
             Ok(namespaces) => {
-                for ns in namespaces {
-                    if let Err(error) = self.run_in(&ns, dry, &mut report) {
+                for (ns, suspects) in namespaces {
+                    if let Err(error) = self.run_in(&ns, &suspects, dry, &mut report) {
                         report.failed.push(format!("{ns}: {}", with_causes(&error)));
                     }
                 }
             }
             Err(error) => report.failed.push(with_causes(&error)),
         }
-        let waking = self.scheduler.state.lock().waking.values().min().copied();
-        report.next_expiry = [report.next_expiry, waking].into_iter().flatten().min();
+        report.next_expiry = self.next_end(SystemTime::now());
         report
     }
 
-    /// Ends the leases that have expired; then where to look. Without a scope that is everywhere; with one, it
-    /// costs nothing for what was not touched.
+    /// Ends the leases that have expired; then where to look, and at what. Without a scope that is everything
+    /// everywhere; with one, it costs nothing for what was not touched.
     fn namespaces_of(
         &self,
-        scope: Option<BTreeSet<Namespace>>,
+        scope: Scope,
         report: &mut Report,
-    ) -> Result<BTreeSet<Namespace>> {
+    ) -> Result<BTreeMap<Namespace, Suspects>> {
         let now = SystemTime::now();
         self.learn_ends()?;
-        let mut namespaces = match scope {
+        let mut suspects = match scope {
             Some(scope) => scope,
-            None => self.namespaces()?.into_keys().collect(),
+            None => self.namespaces()?.into_keys().map(|ns| (ns, Suspects::Anything)).collect(),
         };
-        namespaces.extend(self.woken(now, report.dry));
-        let due = self.due(now);
+        let (ended, due) = (self.ended(now), self.due(now));
+        for (_, ns, resource) in &ended {
+            suspects.entry(ns.clone()).or_default().add([resource.clone()]);
+        }
         for (_, ns, id) in &due {
-            let ended = match report.dry {
-                true => self.store().lease(ns, id)?.is_some_and(|l| labels::has_ended(&l, now)),
+            let held = match report.dry {
+                true => self.held_if_ended(ns, id, now)?,
                 false => self.end_lease(ns, id, now)?,
             };
-            if ended {
-                report.expired.push(format!("{ns}/{id}"));
-                namespaces.insert(ns.clone());
-            }
+            let Some(held) = held else { continue };
+            report.expired.push(format!("{ns}/{id}"));
+            suspects.entry(ns.clone()).or_default().add(held);
         }
-        let mut state = self.scheduler.state.lock();
+        // A dry run leaves them to the next one that isn't.
         if !report.dry {
-            for looked_at in &due {
-                state.ends.remove(looked_at);
-            }
+            let mut state = self.scheduler.state.lock();
+            ended.iter().for_each(|seen_to| _ = state.holds.remove(seen_to));
+            due.iter().for_each(|seen_to| _ = state.ends.remove(seen_to));
         }
-        report.next_expiry = state.ends.iter().map(|(end, ..)| *end).find(|end| *end > now);
-        Ok(namespaces)
+        Ok(suspects)
     }
 
-    /// Namespaces in which a hold has ended that snapshots had by their own labels.
-    fn woken(&self, now: SystemTime, dry: bool) -> Vec<Namespace> {
-        let mut state = self.scheduler.state.lock();
-        let ended = state.waking.iter().filter(|(_, end)| **end <= now);
-        let ended: Vec<Namespace> = ended.map(|(ns, _)| ns.clone()).collect();
-        if !dry {
-            for ns in &ended {
-                state.waking.remove(ns);
-            }
-        }
-        ended
+    /// Snapshots for which a hold has ended that they had by their own labels.
+    fn ended(&self, now: SystemTime) -> Vec<(SystemTime, Namespace, Resource)> {
+        let state = self.scheduler.state.lock();
+        state.holds.iter().take_while(|(end, ..)| *end <= now).cloned().collect()
+    }
+
+    /// When the next lease or hold ends.
+    fn next_end(&self, now: SystemTime) -> Option<SystemTime> {
+        let state = self.scheduler.state.lock();
+        let leases = state.ends.iter().map(|(end, ..)| *end).find(|end| *end > now);
+        let holds = state.holds.iter().map(|(end, ..)| *end).find(|end| *end > now);
+        [leases, holds].into_iter().flatten().min()
     }
 
     /// Once after the start: when the leases end that were made before it.

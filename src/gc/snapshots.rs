@@ -7,10 +7,14 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 
 use super::doomed::Doomed;
-use super::source::{Found, Kind, Resource, SNAPSHOT, Source, Tie};
+use super::source::{Found, Kind, Link, Resource, SNAPSHOT, Source, Tie};
 use super::{labels, namespaces};
+use crate::meta::Among;
 use crate::snapshot::{Doom, Result, Snapshots};
-use crate::types::{LAYERS, Namespace, Snapshot, SnapshotId, SnapshotKey};
+use crate::types::{LAYERS, LabelReference, Namespace, Snapshot, SnapshotId, SnapshotKey};
+
+/// How many of those that refer to a snapshot are asked for at once: mostly the first one knows.
+const PAGE: usize = 16;
 
 /// Snapshots, as resources.
 pub(super) struct SnapshotSource {
@@ -30,6 +34,15 @@ impl SnapshotSource {
         Ok(*ns != self.never
             && ns.as_str() != LAYERS
             && record.is_some_and(|record| namespaces::collects_all(&record.labels)))
+    }
+
+    /// Why what is not subject to collection stays in this namespace; `None`: everything is.
+    fn stays(&self, ns: &Namespace) -> Result<Option<&'static str>> {
+        let all = self.collects_all(ns)?;
+        Ok(match ns.as_str() == LAYERS {
+            true => Some("the layer store sees to it"),
+            false => (!all).then_some("it wasn't made under a lease"),
+        })
     }
 
     /// `stays`: why one does that is not subject to collection.
@@ -66,16 +79,43 @@ impl Source for SnapshotSource {
     }
 
     fn scan(&self, ns: &Namespace, visit: &mut dyn FnMut(Found)) -> Result<()> {
-        let (all, now) = (self.collects_all(ns)?, SystemTime::now());
-        let stays = match ns.as_str() == LAYERS {
-            true => Some("the layer store sees to it"),
-            false => (!all).then_some("it wasn't made under a lease"),
-        };
+        let (stays, now) = (self.stays(ns)?, SystemTime::now());
         self.snapshots.store().for_each_snapshot(ns, &mut |key, snapshot| {
             visit(self.found(&key, snapshot, stays, now));
             ControlFlow::Continue(())
         })?;
         Ok(())
+    }
+
+    fn can_trace(&self, _: &Namespace) -> bool {
+        true
+    }
+
+    fn look(&self, ns: &Namespace, id: &str) -> Result<Option<Found>> {
+        let Ok(key) = SnapshotKey::new(id) else { return Ok(None) };
+        let Some(snapshot) = self.snapshots.store().snapshot(ns, &key)? else { return Ok(None) };
+        Ok(Some(self.found(&key, snapshot, self.stays(ns)?, SystemTime::now())))
+    }
+
+    fn naming(
+        &self,
+        ns: &Namespace,
+        to: &Resource,
+        link: Link,
+        after: Option<&str>,
+    ) -> Result<Vec<String>> {
+        let (kind, id) = (to.kind, to.id.as_str());
+        let label = |back| Some(Among::Naming(LabelReference { kind, id, back }));
+        let key = SnapshotKey::new(id).ok().filter(|_| kind == SNAPSHOT);
+        let among = match link {
+            Link::Part => key.as_ref().map(Among::ChildrenOf),
+            Link::Label => label(false),
+            Link::Back => label(true),
+        };
+        let Some(among) = among else { return Ok(Vec::new()) };
+        let after = after.map(SnapshotKey::new).transpose()?;
+        let page = self.snapshots.store().keys_among(ns, among, after.as_ref(), PAGE)?;
+        Ok(page.into_iter().map(|key| key.as_str().to_owned()).collect())
     }
 
     fn exists(&self, ns: &Namespace, id: &str) -> Result<Option<bool>> {

@@ -47,6 +47,17 @@ pub enum Tie {
     Label,
 }
 
+/// How one resource names another in its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// As a part of itself: [`Tie::Part`].
+    Part,
+    /// By a label, as what it keeps: [`Tie::Label`].
+    Label,
+    /// By a label, as what keeps it: [`Found::back`].
+    Back,
+}
+
 /// A resource that a scan came by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -85,6 +96,10 @@ pub struct Root {
 /// lock for its own kind), and [`Source::remove`] looks again, under whatever keeps new references
 /// away, before it removes anything. New resources are no concern: what a scan hasn't seen is never
 /// removed.
+///
+/// And whoever lets go of something tells so after the change can be read
+/// ([`Watcher`](crate::snapshot::Watcher) for snapshots, [`Collector::freed`](super::Collector::freed) for others):
+/// else a run that follows what has changed never comes by it.
 pub trait Source: Send + Sync {
     /// The kind of what [`Source::scan`] visits and [`Source::remove`] removes.
     fn kind(&self) -> Kind;
@@ -98,6 +113,29 @@ pub trait Source: Send + Sync {
 
     /// Visits every resource of the kind in the namespace.
     fn scan(&self, ns: &Namespace, visit: &mut dyn FnMut(Found)) -> Result<(), snapshot::Error>;
+
+    /// Whether [`Source::look`] and [`Source::naming`] answer for this namespace; also if none of the kind can be in it.
+    /// A namespace for which all sources say so needs no scan: a run follows what has changed in it.
+    fn can_trace(&self, _: &Namespace) -> bool {
+        false
+    }
+
+    /// One resource, as [`Source::scan`] would find it now; `None`: there is none.
+    fn look(&self, _: &Namespace, _: &str) -> Result<Option<Found>, snapshot::Error> {
+        Ok(None)
+    }
+
+    /// Ids, greater than `after`, of some resources of the kind that name `to` in this way, in order, without a scan;
+    /// none: there are no more.
+    fn naming(
+        &self,
+        _: &Namespace,
+        _to: &Resource,
+        _: Link,
+        _after: Option<&str>,
+    ) -> Result<Vec<String>, snapshot::Error> {
+        Ok(Vec::new())
+    }
 
     /// What this source holds of other kinds: mounts that were handed out, streams in progress.
     fn roots(&self, _: &Namespace) -> Result<Vec<Root>, snapshot::Error> {

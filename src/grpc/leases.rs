@@ -82,7 +82,7 @@ impl leases_server::Leases for Leases {
             let (ns, id) = (convert::namespace(request.namespace)?, LeaseId::new(request.id)?);
             context.collector.delete_lease(&ns, &id)?;
             if request.collect {
-                context.collector.collect_in(Some(&ns), false)?;
+                context.collector.catch_up()?;
                 (context.settle)();
             }
             Ok(DeleteLeaseReply {})

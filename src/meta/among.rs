@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use super::columns::{Children, Column, Kinds, Labels, Malformed, Snapshots};
+use super::columns::{Children, Column, Kinds, Labels, Malformed, References, Snapshots};
 use super::error::Result;
 use super::read::{VisitSnapshot, corrupt, successor, visit_key};
 use super::rows::{Moment, end_of};
 use super::{Error, Store};
-use crate::types::{Kind, Namespace, Snapshot, SnapshotKey};
+use crate::types::{Kind, LabelReference, Namespace, Snapshot, SnapshotKey};
 
 /// Which snapshots a scan visits. All but the first read an index, and of the records only those
 /// that it names.
@@ -25,6 +25,9 @@ pub enum Among<'a> {
     /// Those with this label, of any value or of one; and, rarely, one without it (the index holds
     /// hashes): the visitor looks at the labels.
     Label(&'a str, Option<&'a str>),
+    /// Those with a label that refers to this (`containerd.io/gc.ref.…`), or that by their own word this one keeps
+    /// (`gc.bref`).
+    Naming(LabelReference<'a>),
 }
 
 impl Store {
@@ -45,7 +48,7 @@ impl Store {
             Among::Label(_, None) => {
                 visit_keys(&moment, ns, keys(&moment, ns, among, after)?, visit)
             }
-            Among::Kind(_) | Among::ChildrenOf(_) | Among::Label(_, Some(_)) => {
+            Among::Kind(_) | Among::ChildrenOf(_) | Among::Label(_, Some(_)) | Among::Naming(_) => {
                 each_key(&moment, ns, among, after, &mut |key| visit_key(&moment, ns, key, visit))
             }
         }
@@ -71,6 +74,22 @@ impl Store {
             all.append(&mut keys(&moment, ns, *among, after)?);
         }
         visit_keys(&moment, ns, all, visit)
+    }
+
+    /// Up to `limit` keys of these, greater than `after`, in order; reads no record.
+    pub fn keys_among(
+        &self,
+        ns: &Namespace,
+        among: Among<'_>,
+        after: Option<&SnapshotKey>,
+        limit: usize,
+    ) -> Result<Vec<SnapshotKey>> {
+        let mut page = Vec::new();
+        each_key(&self.moment(), ns, among, after, &mut |key| {
+            page.push(key);
+            Ok(if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(page)
     }
 }
 
@@ -108,6 +127,9 @@ fn each_key(
         Among::Kind(kind) => (Column::Kinds, Kinds::prefix(ns, kind)),
         Among::ChildrenOf(parent) => (Column::Children, Children::prefix(ns, parent)),
         Among::Label(label, value) => (Column::Labels, Labels::prefix(ns, label, value)),
+        Among::Naming(LabelReference { kind, id, back }) => {
+            (Column::References, References::prefix(ns, kind, id, back))
+        }
     };
     let ordered = !matches!(among, Among::Label(_, None));
     let start = match after.filter(|_| ordered) {
@@ -157,6 +179,7 @@ fn key_in(column: Column, row_key: &[u8]) -> std::result::Result<SnapshotKey, Ma
         Column::Kinds => Kinds::decode_row_key(row_key)?.2,
         Column::Children => Children::decode_row_key(row_key)?.2,
         Column::Labels => Labels::decode_row_key(row_key)?.1,
+        Column::References => References::decode_row_key(row_key)?.1,
         _ => Snapshots::decode_row_key(row_key)?.1,
     })
 }

@@ -3,12 +3,19 @@
 use rocksdb::{DB, WriteBatch};
 
 use super::columns::{
-    Children, Collectable, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
+    Children, Collectable, Column, Digests, Events, Ids, Kinds, Labels, References, Snapshots,
+    System, Volumes,
 };
 use super::counts::Change;
 use super::rows::handle;
 use crate::crashpoint::Step;
-use crate::types::{Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::types::{
+    self, Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId, label_references,
+};
+
+/// Room that a snapshot with some labels takes.
+const ROWS: usize = 12;
+const BYTES: usize = 2048;
 
 /// Collects changes for [`Store::write`](super::Store::write). Each method changes a record
 /// together with all its index rows; later changes win over earlier ones.
@@ -17,16 +24,20 @@ pub struct Batch {
     /// What it is for, where a crash can be tried around it: in all but tests.
     step: Option<Step>,
     rows: Vec<Row>,
-    pub(super) events: Vec<Event>,
+    /// Keys and values of the rows, one after the other: what one thread makes and another one frees is one piece.
+    bytes: Vec<u8>,
+    /// Records of events, encoded by whoever publishes: who leads a group does it for all, and all wait for him.
+    pub(super) events: Vec<Vec<u8>>,
     pub(super) counts: Change,
 }
 
+/// Lengths of a row's parts in [`Batch::bytes`].
 #[derive(Debug)]
 struct Row {
     column: Column,
-    key: Vec<u8>,
+    key: usize,
     /// `None` deletes.
-    value: Option<Vec<u8>>,
+    value: Option<usize>,
 }
 
 impl Batch {
@@ -61,6 +72,9 @@ impl Batch {
         for (label, value) in &new.labels {
             self.put(Column::Labels, Labels::row_key(ns, label, value, key), []);
         }
+        for row_key in references(ns, key, &new.labels) {
+            self.put(Column::References, row_key, []);
+        }
     }
 
     /// Replaces the record of a snapshot, whatever differs.
@@ -93,6 +107,9 @@ impl Batch {
         for (label, value) in &old.labels {
             self.delete(Column::Labels, Labels::row_key(ns, label, value, key));
         }
+        for row_key in references(ns, key, &old.labels) {
+            self.delete(Column::References, row_key);
+        }
     }
 
     /// Adds or replaces a volume.
@@ -112,7 +129,7 @@ impl Batch {
 
     /// Tells the readers of events, once the batch is durable; never, if it doesn't get so far.
     pub fn publish(&mut self, event: Event) {
-        self.events.push(event);
+        self.events.push(Events::encode(&event));
     }
 
     /// From now on volumes that nobody names are kept, for this reason.
@@ -128,28 +145,34 @@ impl Batch {
     /// Adds the changes of another batch after those of this one.
     pub(super) fn append(&mut self, mut other: Batch) {
         self.rows.append(&mut other.rows);
+        self.bytes.append(&mut other.bytes);
         self.events.append(&mut other.events);
         self.counts.append(other.counts);
     }
 
     /// Bytes that it will take, about.
     pub(super) fn size(&self) -> usize {
-        let row = |row: &Row| 16 + row.key.len() + row.value.as_ref().map_or(0, Vec::len);
-        self.rows.iter().map(row).sum::<usize>() + 256 * self.events.len()
+        let events: usize = self.events.iter().map(Vec::len).sum();
+        self.bytes.len() + events + 16 * (self.rows.len() + self.events.len())
     }
 
     /// Any row of any column.
-    pub(super) fn put(
-        &mut self,
-        column: Column,
-        key: impl Into<Vec<u8>>,
-        value: impl Into<Vec<u8>>,
-    ) {
-        self.rows.push(Row { column, key: key.into(), value: Some(value.into()) });
+    pub(super) fn put(&mut self, column: Column, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.add(column, key.as_ref(), Some(value.as_ref()));
     }
 
-    pub(super) fn delete(&mut self, column: Column, key: impl Into<Vec<u8>>) {
-        self.rows.push(Row { column, key: key.into(), value: None });
+    pub(super) fn delete(&mut self, column: Column, key: impl AsRef<[u8]>) {
+        self.add(column, key.as_ref(), None);
+    }
+
+    fn add(&mut self, column: Column, key: &[u8], value: Option<&[u8]>) {
+        if self.bytes.is_empty() {
+            self.rows.reserve(ROWS);
+            self.bytes.reserve(BYTES);
+        }
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.rows.push(Row { column, key: key.len(), value: value.map(<[u8]>::len) });
     }
 
     /// The same changes as RocksDB takes them, but for events, which have no number yet.
@@ -161,11 +184,27 @@ impl Batch {
 
     /// Adds the changes, but for events, to those of other callers.
     pub(super) fn add_to(self, batch: &mut WriteBatch, db: &DB) {
+        let mut rest = &self.bytes[..];
         for Row { column, key, value } in self.rows {
+            let (key, behind) = rest.split_at(key);
+            let (value, behind) = value.map_or((None, behind), |len| {
+                let (value, behind) = behind.split_at(len);
+                (Some(value), behind)
+            });
+            rest = behind;
             match value {
                 Some(value) => batch.put_cf(handle(db, column), key, value),
                 None => batch.delete_cf(handle(db, column), key),
             }
         }
     }
+}
+
+/// The rows of what a snapshot's labels name.
+pub(super) fn references<'a>(
+    ns: &'a Namespace,
+    key: &'a SnapshotKey,
+    labels: &'a types::Labels,
+) -> impl Iterator<Item = Vec<u8>> + use<'a> {
+    label_references(labels).filter_map(move |named| References::row_key(ns, &named, key))
 }

@@ -10,8 +10,10 @@
 //! afterwards.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::Thread;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rocksdb::{DB, WriteBatch, WriteOptions};
 
 use super::batch::Batch;
@@ -44,19 +46,21 @@ struct Queue {
 /// A caller's batch.
 #[derive(Debug)]
 struct Request {
-    state: Mutex<State>,
-    changed: Condvar,
+    /// Taken by who leads the group.
+    batch: Mutex<Option<Batch>>,
+    /// There once the stage is [`DONE`].
+    outcome: Mutex<Option<Outcome>>,
+    stage: AtomicU8,
+    caller: Thread,
     size: usize,
 }
 
-#[derive(Debug)]
-enum State {
-    Waiting(Batch),
-    Leading(Batch),
-    /// Its batch is being written.
-    Taken,
-    Done(Outcome),
-}
+/// In the queue, or being written.
+const WAITING: u8 = 0;
+/// This caller is to lead the next group.
+const LEADING: u8 = 1;
+/// It has been written, or couldn't be.
+const DONE: u8 = 2;
 
 impl Committer {
     /// Makes the batch durable, with those of other callers. `write` is called by one thread at a
@@ -80,8 +84,10 @@ impl Committer {
         let group = queue.take_group();
         drop(queue);
         let outcome = write(group.iter().filter_map(|request| request.take()).collect());
-        self.queue.lock().pass_on();
-        group.into_iter().for_each(|other| other.finish(outcome.clone()));
+        let next = self.queue.lock().pass_on();
+        next.inspect(|next| next.lead());
+        let others = group.into_iter().filter(|other| !Arc::ptr_eq(other, &request));
+        others.for_each(|other| other.finish(outcome.clone()));
         outcome
     }
 }
@@ -98,51 +104,49 @@ impl Queue {
         self.waiting.drain(..count).collect()
     }
 
-    fn pass_on(&mut self) {
-        match self.waiting.first() {
-            Some(next) => next.lead(),
-            None => self.led = false,
-        }
+    /// Who is to lead next.
+    fn pass_on(&mut self) -> Option<Arc<Request>> {
+        self.led = !self.waiting.is_empty();
+        self.waiting.first().cloned()
     }
 }
 
 impl Request {
     fn new(batch: Batch) -> Self {
         let size = batch.size();
-        Self { state: Mutex::new(State::Waiting(batch)), changed: Condvar::new(), size }
+        Self {
+            batch: Mutex::new(Some(batch)),
+            outcome: Mutex::default(),
+            stage: AtomicU8::new(WAITING),
+            caller: std::thread::current(),
+            size,
+        }
     }
 
-    /// Waits for the outcome; `None`: this caller leads now.
+    /// Waits for the outcome; `None`: this caller leads now. Only the caller itself may wait.
     fn wait(&self) -> Option<Outcome> {
-        let mut state = self.state.lock();
         loop {
-            match &*state {
-                State::Done(outcome) => return Some(outcome.clone()),
-                State::Leading(_) => return None,
-                State::Waiting(_) | State::Taken => self.changed.wait(&mut state),
+            match self.stage.load(Ordering::Acquire) {
+                LEADING => return None,
+                DONE => return self.outcome.lock().take(),
+                _ => std::thread::park(), // which may return for no reason
             }
         }
     }
 
     fn lead(&self) {
-        let mut state = self.state.lock();
-        *state = match std::mem::replace(&mut *state, State::Taken) {
-            State::Waiting(batch) => State::Leading(batch),
-            other => other,
-        };
-        self.changed.notify_one();
+        self.stage.store(LEADING, Ordering::Release);
+        self.caller.unpark();
     }
 
     fn take(&self) -> Option<Batch> {
-        match std::mem::replace(&mut *self.state.lock(), State::Taken) {
-            State::Waiting(batch) | State::Leading(batch) => Some(batch),
-            State::Taken | State::Done(_) => None,
-        }
+        self.batch.lock().take()
     }
 
     fn finish(&self, outcome: Outcome) {
-        *self.state.lock() = State::Done(outcome);
-        self.changed.notify_one();
+        *self.outcome.lock() = Some(outcome);
+        self.stage.store(DONE, Ordering::Release);
+        self.caller.unpark();
     }
 }
 
@@ -160,7 +164,7 @@ pub(super) fn write_group(
     for mut batch in group {
         for event in std::mem::take(&mut batch.events) {
             bounds.last += 1;
-            all.put_cf(events, Events::row_key(bounds.last), Events::encode(&event));
+            all.put_cf(events, Events::row_key(bounds.last), event);
         }
         counts.append(std::mem::take(&mut batch.counts));
         batch.add_to(&mut all, db);

@@ -61,7 +61,10 @@ impl Counted {
     pub(super) fn apply(&self, change: Change) {
         let mut counts = self.0.lock();
         for (ns, kind, added) in change.0 {
-            let of_namespace = counts.entry(ns.clone()).or_default();
+            let of_namespace = match counts.get_mut(&ns) {
+                Some(of_namespace) => of_namespace,
+                None => counts.entry(ns.clone()).or_default(),
+            };
             let count = of_namespace.of(kind);
             *count = if added { *count + 1 } else { count.saturating_sub(1) };
             if *of_namespace == Counts::default() {
@@ -75,5 +78,11 @@ impl Store {
     /// How many snapshots each namespace holds that holds any. Reads nothing from the disk.
     pub fn counts(&self) -> BTreeMap<Namespace, Counts> {
         self.counted.0.lock().clone()
+    }
+
+    /// How many snapshots the namespace holds. Reads nothing from the disk.
+    pub fn count_in(&self, ns: &Namespace) -> u64 {
+        let counts = self.counted.0.lock();
+        counts.get(ns).map_or(0, |counts| counts.active + counts.view + counts.committed)
     }
 }

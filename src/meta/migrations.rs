@@ -9,11 +9,13 @@ use std::ops::ControlFlow;
 use rocksdb::{DB, WriteOptions};
 
 use super::batch::Batch;
-use super::columns::{Column, Labels, Snapshots, System};
+use super::batch::references;
+use super::columns::{Column, Digests, Labels, Snapshots, System};
 use super::error::{Error, Result};
 use super::read::corrupt;
 use super::rows::Moment;
 use crate::crashpoint::{Step, around};
+use crate::types::{Namespace, Snapshot, SnapshotKey};
 
 /// One step.
 #[derive(Clone, Copy)]
@@ -30,6 +32,11 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { to: 1, what: "the first schema", run: first },
     Migration { to: 2, what: "snapshots by label; events, leases, layers", run: labels_and_events },
+    Migration {
+        to: 3,
+        what: "snapshots by what their labels refer to; fewer digests",
+        run: label_targets,
+    },
 ];
 
 /// The version that the last step leads to.
@@ -69,14 +76,32 @@ fn first(_: &DB, batch: &mut Batch) -> Result<()> {
 
 /// Rows in `labels` for the snapshots that there are; `events` starts empty.
 fn labels_and_events(db: &DB, batch: &mut Batch) -> Result<()> {
+    each_snapshot(db, &mut |ns, key, snapshot| {
+        for (label, value) in &snapshot.labels {
+            batch.put(Column::Labels, Labels::row_key(ns, label, value, key), []);
+        }
+    })
+}
+
+/// Rows in `references` for the snapshots that there are; none in `digests` for keys that a file name holds.
+fn label_targets(db: &DB, batch: &mut Batch) -> Result<()> {
+    each_snapshot(db, &mut |ns, key, snapshot| {
+        for row_key in references(ns, key, &snapshot.labels) {
+            batch.put(Column::References, row_key, []);
+        }
+        if key.as_str().len() > Digests::OF_SCHEMA_2 && !Digests::needed(key) {
+            batch.delete(Column::Digests, Digests::row_key(ns, &Digests::of(key)));
+        }
+    })
+}
+
+fn each_snapshot(db: &DB, visit: &mut dyn FnMut(&Namespace, &SnapshotKey, Snapshot)) -> Result<()> {
     Moment::now(db).scan(Column::Snapshots, b"", None, &mut |row_key, record| {
         let (ns, key) = Snapshots::decode_row_key(row_key)
             .map_err(|e| corrupt("a snapshot's row".to_owned(), e))?;
         let snapshot = Snapshots::decode(record)
             .map_err(|e| corrupt(format!("the record of snapshot {ns}/{key}"), e))?;
-        for (label, value) in &snapshot.labels {
-            batch.put(Column::Labels, Labels::row_key(&ns, label, value, &key), []);
-        }
+        visit(&ns, &key, snapshot);
         Ok(ControlFlow::Continue(()))
     })
 }

@@ -20,10 +20,12 @@
 //! └── namespace \0 kind \0 key → id
 //! ids                                       index: snapshots by id
 //! └── id (u32 BE)        → namespace \0 key
-//! digests                                   index: keys over 80 bytes by their SHA-256
+//! digests                                   index: keys too long for a file name by their SHA-256
 //! └── namespace \0 sha256(key) → key
 //! labels                                    index: snapshots by label, and by label and value
 //! └── namespace \0 hash(label) hash(value) key → ""
+//! references                                index: snapshots by what their labels refer to, or name as their keeper
+//! └── namespace \0 kind \0 id \0 way key → ""
 //! volumes                                   live and lost volumes, and tombstones
 //! └── id (u32 BE)        → Volume           state, origin, size, backing
 //! events                                    what happened, in order; the newest 65,536

@@ -21,10 +21,13 @@ const LOCK_FILE: &str = "thinfs.lock";
 
 /// Shared by all column families.
 const BLOCK_CACHE: usize = 8 << 20;
-/// Unwritten rows of one column family; small, for there are few rows and many families.
-const WRITE_BUFFER: usize = 1 << 20;
-/// The log is cut once it is this long, so a start replays at most this much.
-const LOG_LIMIT: u64 = 16 << 20;
+/// Unwritten rows of one column family, at most. Smaller ones are written out so often under load that it costs more
+/// than what is written.
+const WRITE_BUFFER: usize = 4 << 20;
+/// Unwritten rows of all of them, at most.
+const WRITE_BUFFERS: usize = 32 << 20;
+/// The log is cut once it is this long, so a start replays at most this much: some tenths of a second.
+const LOG_LIMIT: u64 = 32 << 20;
 
 /// Opens or makes the store in `dir` and brings it to the newest schema. The file is the lock: the
 /// store is ours until it is closed.
@@ -191,7 +194,7 @@ fn store_options() -> Options {
     options.create_missing_column_families(true);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
-    options.set_db_write_buffer_size(2 * BLOCK_CACHE);
+    options.set_db_write_buffer_size(WRITE_BUFFERS);
     options.set_max_total_wal_size(LOG_LIMIT);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(1 << 20);

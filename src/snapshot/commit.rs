@@ -75,16 +75,16 @@ impl Snapshots {
         with: (Option<&LeaseId>, Also<'_>),
     ) -> Result<Info> {
         check_labels(&labels)?;
-        let (info, left) = self.commit_locked(ns, (name, key), labels, rebase, with)?;
+        let (info, was, left) = self.commit_locked(ns, (name, key), labels, rebase, with)?;
         if let Some(left) = left {
             self.reaper.push(left);
         }
         tracing::info!(%ns, %name, %key, id = %info.snapshot.id, "snapshot committed");
-        self.tell(&Change::Committed { key: key.clone(), info: info.clone() });
+        self.tell(&Change::Committed { key: key.clone(), info: info.clone(), was });
         Ok(info)
     }
 
-    /// Also gives the tombstone of a block device that somebody has open.
+    /// Also gives the labels of the active one, and the tombstone of a block device that somebody has open.
     ///
     /// 1. settle the content: no writer is left, all is flushed;
     /// 2. measure;
@@ -98,7 +98,7 @@ impl Snapshots {
         labels: Labels,
         rebase: Option<&SnapshotKey>,
         (lease, also): (Option<&LeaseId>, Also<'_>),
-    ) -> Result<(Info, Option<Volume>)> {
+    ) -> Result<(Info, Labels, Option<Volume>)> {
         let _running = self.running()?;
         let mut wanted = vec![(name, Mode::Exclusive), (key, Mode::Exclusive)];
         wanted.extend(rebase.map(|parent| (parent, Mode::Shared)));
@@ -131,7 +131,7 @@ impl Snapshots {
         let info = Info { namespace: ns.clone(), key: name.clone(), snapshot: committed };
         also(&info, &mut batch);
         match self.write_renamed(batch, key, &info, lease) {
-            Ok(()) => Ok((info, settled.keep(&self.volumes))),
+            Ok(()) => Ok((info, active.labels, settled.keep(&self.volumes))),
             Err(error) => {
                 if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
                     // The next start finds out, and about the tombstone, too.

@@ -82,7 +82,7 @@ use std::sync::Arc;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::meta::{Batch, Store};
-use crate::types::{LAYERS, Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
+use crate::types::{LAYERS, Labels, Namespace, Snapshot, SnapshotKey, Volume, VolumeId};
 use crate::volume::{self, Pin, Volumes};
 
 /// Label with the size of a new volume, in decimal bytes.
@@ -114,11 +114,18 @@ pub enum Change {
         key: SnapshotKey,
         /// The committed snapshot.
         info: Info,
+        /// The active snapshot's labels.
+        was: Labels,
     },
     /// A snapshot was removed; this is what it was.
     Removed(Info),
     /// Labels were changed.
-    Updated(Info),
+    Updated {
+        /// The snapshot as it is now.
+        info: Info,
+        /// Its labels before.
+        was: Labels,
+    },
 }
 
 /// Is told of every change: after its batch, by the thread that made it, outside every lock. Two

@@ -47,18 +47,19 @@ impl Snapshots {
     ///
     /// After a crash, either all of the change is there or nothing of it.
     pub fn update(&self, ns: &Namespace, key: &SnapshotKey, labels: LabelUpdate) -> Result<Info> {
-        let info = self.update_locked(ns, key, labels)?;
+        let (info, was) = self.update_locked(ns, key, labels)?;
         tracing::info!(%ns, %key, id = %info.snapshot.id, "labels changed");
-        self.tell(&Change::Updated(info.clone()));
+        self.tell(&Change::Updated { info: info.clone(), was });
         Ok(info)
     }
 
+    /// Also gives the labels before.
     fn update_locked(
         &self,
         ns: &Namespace,
         key: &SnapshotKey,
         labels: LabelUpdate,
-    ) -> Result<Info> {
+    ) -> Result<(Info, Labels)> {
         let _running = self.running()?;
         let _held = self.locks.hold(ns, &[(key, Mode::Exclusive)]);
         let old = self.existing(ns, key)?;
@@ -72,6 +73,6 @@ impl Snapshots {
         batch.update_snapshot(ns, key, &old, &new);
         batch.publish(events::updated(ns, key, &new));
         self.store.write(batch)?;
-        Ok(Info { namespace: ns.clone(), key: key.clone(), snapshot: new })
+        Ok((Info { namespace: ns.clone(), key: key.clone(), snapshot: new }, old.labels))
     }
 }

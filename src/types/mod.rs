@@ -110,6 +110,9 @@ impl fmt::Display for Namespace {
     }
 }
 
+/// Longest directory entry that Linux filesystems allow, in bytes.
+pub const NAME_MAX: usize = 255;
+
 /// A snapshot's key (active, view) or name (committed): one key space per namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -134,6 +137,18 @@ impl SnapshotKey {
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it fits into a directory entry, with what can't stand there escaped, three bytes each. One that doesn't
+    /// is known by its digest there.
+    pub fn fits_a_name(&self) -> bool {
+        let escaped = self.0.bytes().filter(|byte| Self::is_escaped(*byte)).count();
+        self.0.len() + 2 * escaped <= NAME_MAX
+    }
+
+    /// Whether this byte of a key is escaped in a directory entry.
+    pub fn is_escaped(byte: u8) -> bool {
+        byte.is_ascii_control() || matches!(byte, b'/' | b'%')
     }
 }
 

@@ -122,7 +122,11 @@ fn the_scheduler_ends_a_lease_in_time_unless_it_is_renewed() {
     let looked = SystemTime::now() + Duration::from_secs(60);
     ends_in(&renewed, 30);
     ends_in(&renewed, 3600);
-    assert!(!yard.collector.end_lease(&here, &renewed, looked).unwrap(), "renewed since the look");
+    assert_eq!(
+        yard.collector.end_lease(&here, &renewed, looked).unwrap(),
+        None,
+        "renewed since the look"
+    );
     yard.collector.start().unwrap();
     ends_in(&expires, 1);
     eventually("the lease ends and what it held goes", || yard.keys() == ["stays"]);

@@ -2,6 +2,7 @@
 
 mod collecting;
 mod concurrent;
+mod following;
 mod leasing;
 mod property;
 mod scale;
@@ -72,6 +73,13 @@ impl Yard {
     /// Keys that the run removed, in its order.
     fn collect(&self) -> Vec<String> {
         let report = self.collector.collect(false).unwrap();
+        assert_eq!(report.failed, Vec::<String>::new());
+        went(&report)
+    }
+
+    /// The same for a run that follows what has changed.
+    fn catch_up(&self) -> Vec<String> {
+        let report = self.collector.catch_up().unwrap();
         assert_eq!(report.failed, Vec::<String>::new());
         went(&report)
     }

@@ -63,6 +63,11 @@ impl Source for Imports {
         if self.0.is_mine(ns) { self.0.visit_all(self.look(), visit) } else { Ok(()) }
     }
 
+    /// Of other namespaces: there are none in them.
+    fn can_trace(&self, ns: &Namespace) -> bool {
+        !self.0.is_mine(ns)
+    }
+
     fn exists(&self, _: &Namespace, _: &str) -> Ruled<Option<bool>> {
         Ok(None)
     }

@@ -82,6 +82,11 @@ impl Source for Layers {
         Ok(self.0.active.all().into_iter().map(root).collect())
     }
 
+    /// Of other namespaces: there are none in them.
+    fn can_trace(&self, ns: &Namespace) -> bool {
+        !self.0.is_mine(ns)
+    }
+
     fn exists(&self, ns: &Namespace, id: &str) -> Ruled<Option<bool>> {
         self.0.refuse_others(ns, LAYER)?;
         Ok(Some(self.0.store().layer(&chain_id(id)?)?.is_some()))

@@ -64,6 +64,11 @@ impl Source for RwLayers {
         if self.0.is_mine(ns) { self.0.visit_all(self.look(), visit) } else { Ok(()) }
     }
 
+    /// Of other namespaces: there are none in them.
+    fn can_trace(&self, ns: &Namespace) -> bool {
+        !self.0.is_mine(ns)
+    }
+
     fn exists(&self, ns: &Namespace, id: &str) -> Ruled<Option<bool>> {
         self.0.refuse_others(ns, RW)?;
         Ok(Some(self.0.store().rw_layer(&given_name(id)?)?.is_some()))

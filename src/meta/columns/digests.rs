@@ -6,16 +6,15 @@ use super::{Malformed, join, snapshot_key};
 use crate::types::{Namespace, SnapshotKey};
 
 /// Finds keys whose directory name is a digest, because the escaped key is longer than a file name
-/// may be. Kept for every key over [`Digests::FROM`] bytes.
+/// may be. Up to schema 2 it held every key over [`Digests::OF_SCHEMA_2`] bytes.
 pub(in crate::meta) struct Digests;
 
 impl Digests {
-    /// Escaping makes at most three bytes of one, and a file name holds 255: a shorter key always
-    /// fits.
-    pub(in crate::meta) const FROM: usize = 80;
+    /// Up to here no row was ever kept.
+    pub(in crate::meta) const OF_SCHEMA_2: usize = 80;
 
     pub(in crate::meta) fn needed(key: &SnapshotKey) -> bool {
-        key.as_str().len() > Self::FROM
+        !key.fits_a_name()
     }
 
     pub(in crate::meta) fn of(key: &SnapshotKey) -> [u8; 32] {

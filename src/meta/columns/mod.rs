@@ -16,6 +16,7 @@ mod labels;
 mod layers;
 mod leases;
 mod namespaces;
+mod references;
 mod snapshots;
 mod system;
 mod volumes;
@@ -30,6 +31,7 @@ pub(super) use labels::Labels;
 pub(super) use layers::{Images, LayerRefs, Layers, RwLayers, given_name};
 pub(super) use leases::{Holders, LeaseResources, Leases};
 pub(super) use namespaces::Namespaces;
+pub(super) use references::References;
 pub(super) use snapshots::Snapshots;
 pub(super) use system::System;
 pub(super) use volumes::Volumes;
@@ -77,10 +79,12 @@ pub(super) enum Column {
     RwLayers,
     /// [`Images`]
     Images,
+    /// [`References`]
+    References,
 }
 
 impl Column {
-    pub(super) const ALL: [Column; 18] = [
+    pub(super) const ALL: [Column; 19] = [
         Column::System,
         Column::Snapshots,
         Column::Children,
@@ -99,6 +103,7 @@ impl Column {
         Column::LayerRefs,
         Column::RwLayers,
         Column::Images,
+        Column::References,
     ];
 
     /// Its name on disk.
@@ -122,6 +127,7 @@ impl Column {
             Column::LayerRefs => "layer_refs",
             Column::RwLayers => "rw_layers",
             Column::Images => "images",
+            Column::References => "references",
         }
     }
 }

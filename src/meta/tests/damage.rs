@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::super::columns::{
-    Children, Column, Digests, Ids, Kinds, Labels, Snapshots, System, Volumes,
+    Children, Column, Digests, Ids, Kinds, Labels, References, Snapshots, System, Volumes,
 };
 use super::*;
 use crate::meta::{Error, FOUND, check_closed, repair_closed};
+use crate::types::LabelReference;
 
 /// base ← top ← look (a view), a lone active one with a long key, all with labels.
 fn family() -> (TempDir, Store) {
@@ -17,7 +18,9 @@ fn family() -> (TempDir, Store) {
         store.next_snapshot_id().unwrap();
     }
     insert(&store, "default", "base", &snapshot(1, Kind::Committed, None));
-    insert(&store, "default", "top", &snapshot(2, Kind::Committed, Some("base")));
+    let mut top = snapshot(2, Kind::Committed, Some("base"));
+    top.labels.insert("containerd.io/gc.ref.snapshot.thinfs".into(), "base".into());
+    insert(&store, "default", "top", &top);
     let mut look = snapshot(3, Kind::View, Some("top"));
     look.volume = VolumeId(2);
     let mut batch = Batch::default();
@@ -28,8 +31,14 @@ fn family() -> (TempDir, Store) {
     (dir, store)
 }
 
+/// The row of the reference from `key` to this.
+fn reference(id: &str, key_text: &str) -> Vec<u8> {
+    let named = LabelReference { kind: "snapshot", id, back: false };
+    References::row_key(&ns("default"), &named, &key(key_text)).unwrap()
+}
+
 fn long() -> String {
-    "x".repeat(100)
+    "x".repeat(300)
 }
 
 type Damage = fn(&mut Batch);
@@ -42,6 +51,8 @@ fn rows_that_disagree_are_mended_without_loss() {
         ("a child's row is gone", |b| b.delete(Column::Children, Children::row_key(&ns("default"), &key("base"), &key("top"))), "snapshot default/top: it has no row in children"),
         ("a digest is gone", |b| b.delete(Column::Digests, Digests::row_key(&ns("default"), &Digests::of(&key(&long())))), "it has no row in digests"),
         ("a label's row is gone", |b| b.delete(Column::Labels, Labels::row_key(&ns("default"), "id", "2", &key("top"))), "snapshot default/top: it has no row in labels"),
+        ("a reference's row is gone", |b| b.delete(Column::References, reference("base", "top")), "snapshot default/top: it has no row in references"),
+        ("a reference is left over", |b| b.put(Column::References, reference("look", "base"), []), "with a reference that its labels don't make"),
         ("an id leads elsewhere", |b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "its row in ids leads elsewhere"),
         ("a row is left over", |b| b.put(Column::Labels, Labels::row_key(&ns("default"), "no", "body", &key("top")), []), "with a label that it hasn't"),
         ("a row names nothing", |b| b.put(Column::Kinds, b"rubbish".to_vec(), []), "a row of kinds"),

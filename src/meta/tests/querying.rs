@@ -122,10 +122,10 @@ fn a_scan_sees_one_moment_and_may_be_left_early() {
 #[test]
 fn a_key_too_long_for_a_file_name_is_found_by_its_digest() {
     let (_dir, store) = fresh();
-    let long = key(&"k".repeat(81));
+    let long = key(&format!("/{}", "k".repeat(253)));
     let old = snapshot(1, Kind::View, None);
     insert(&store, "default", long.as_str(), &old);
-    insert(&store, "default", &"k".repeat(80), &snapshot(2, Kind::View, None));
+    insert(&store, "default", &"k".repeat(255), &snapshot(2, Kind::View, None));
     assert_eq!(
         store.key_by_digest(&ns("default"), &Digests::of(&long)).unwrap(),
         Some(long.clone())
@@ -250,6 +250,7 @@ fn a_damaged_record_is_an_error_that_names_the_snapshot() {
 #[test]
 fn scans_over_an_index_go_in_key_order_from_any_key_on() {
     use crate::meta::Among;
+    use crate::types::LabelReference;
     let (_dir, store) = fresh();
     for (id, name, kind, parent, owner) in [
         (1, "base", Kind::Committed, None, "ci"),
@@ -260,6 +261,9 @@ fn scans_over_an_index_go_in_key_order_from_any_key_on() {
     ] {
         let mut new = snapshot(id, kind, parent);
         new.labels.insert("owner".into(), owner.into());
+        if matches!(name, "b" | "e") {
+            new.labels.insert("containerd.io/gc.ref.snapshot.thinfs".into(), "c".into());
+        }
         insert(&store, "default", name, &new);
         insert(&store, "other", name, &Snapshot { id: SnapshotId(id + 10), ..new });
     }
@@ -274,6 +278,7 @@ fn scans_over_an_index_go_in_key_order_from_any_key_on() {
         found
     };
     let base = key("base");
+    let named = LabelReference { kind: "snapshot", id: "c", back: false };
     assert_eq!(found(&[Among::All], Some("c")), ["d", "e"]);
     assert_eq!(found(&[Among::Kind(Kind::Active)], Some("b")), ["d", "e"]);
     assert_eq!(found(&[Among::ChildrenOf(&base)], Some("c")), ["d"]);
@@ -281,10 +286,18 @@ fn scans_over_an_index_go_in_key_order_from_any_key_on() {
     assert_eq!(found(&[Among::Label("owner", Some("ci"))], Some("b")), ["base", "d"]);
     assert_eq!(found(&[Among::Label("owner", Some("\0\u{ff}"))], None), ["e"]);
     assert_eq!(found(&[Among::Label("owner", None)], Some("base")), ["c", "d", "e"]);
+    assert_eq!(found(&[Among::Naming(named)], Some("b")), ["e"]);
     assert_eq!(found(&[Among::Named(&base)], None), ["base"]);
     assert_eq!(found(&[Among::Named(&base)], Some("base")), [""; 0]);
     let several = [Among::Kind(Kind::View), Among::Label("owner", Some("ci")), Among::Named(&base)];
     assert_eq!(found(&several, None), ["b", "base", "c", "d"], "each once");
     assert_eq!(found(&several, Some("base")), ["c", "d"]);
     assert_eq!(found(&[], None), [""; 0]);
+    let page = |after: Option<&SnapshotKey>, limit| {
+        let keys = store.keys_among(&ns("default"), Among::ChildrenOf(&base), after, limit);
+        keys.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 2), ["b", "c"]);
+    assert_eq!(page(Some(&key("c")), 2), ["d"]);
+    assert_eq!(page(Some(&key("d")), 2), [""; 0]);
 }

@@ -2,7 +2,8 @@
 
 use super::Check;
 use crate::meta::batch::Batch;
-use crate::meta::columns::{Children, Column, Digests, Ids, Kinds, Labels, Snapshots};
+use crate::meta::batch::references;
+use crate::meta::columns::{Children, Column, Digests, Ids, Kinds, Labels, References, Snapshots};
 use crate::meta::error::Result;
 use crate::types::{Snapshot, SnapshotKey};
 
@@ -65,6 +66,18 @@ impl Check<'_> {
             let sound = check.record(&ns, &key)?.is_some_and(has);
             check.unless(sound, Column::Labels, row_key, || {
                 format!("{ns}/{key} is listed with a label that it hasn't")
+            })
+        })?;
+        self.each(Column::References, |check, row_key, _| {
+            let Ok((ns, key)) = References::decode_row_key(row_key) else {
+                return check.bad_row(Column::References, row_key, "its key has no row's form");
+            };
+            let refers = |snapshot: Snapshot| {
+                references(&ns, &key, &snapshot.labels).any(|row| row == row_key)
+            };
+            let sound = check.record(&ns, &key)?.is_some_and(refers);
+            check.unless(sound, Column::References, row_key, || {
+                format!("{ns}/{key} is listed with a reference that its labels don't make")
             })
         })?;
         self.each(Column::Digests, |check, row_key, value| {

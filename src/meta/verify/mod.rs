@@ -48,8 +48,8 @@ pub(super) struct Damage {
 impl Store {
     /// Checks every row against every other; none found if all is sound.
     ///
-    /// - each snapshot has its rows in `ids`, `kinds`, `children`, `labels` and `digests`, and no
-    ///   row there is without its snapshot;
+    /// - each snapshot has its rows in `ids`, `kinds`, `children`, `labels`, `references` and `digests`,
+    ///   and no row there is without its snapshot;
     /// - a parent exists and is committed; a committed snapshot has its usage recorded;
     /// - ids are below the reserved end;
     /// - each snapshot's volume exists and is no tombstone: its own, or for a view its parent's;

@@ -1,7 +1,7 @@
 //! Each snapshot against its index rows, its parent and its volume.
 
 use super::{Check, snapshot_name};
-use crate::meta::batch::Batch;
+use crate::meta::batch::{Batch, references};
 use crate::meta::columns::{Children, Column, Digests, Ids, Kinds, Labels, Snapshots};
 use crate::meta::error::Result;
 use crate::types::{Kind, Namespace, Snapshot, SnapshotKey, VolumeId, VolumeState};
@@ -44,7 +44,10 @@ impl Check<'_> {
             .labels
             .iter()
             .map(|(label, value)| (Column::Labels, Labels::row_key(ns, label, value, key), None));
-        for (column, row_key, value) in rows.into_iter().chain(child).chain(digest).chain(labels) {
+        let targets =
+            references(ns, key, &snapshot.labels).map(|row| (Column::References, row, None));
+        let rows = rows.into_iter().chain(child).chain(digest).chain(labels).chain(targets);
+        for (column, row_key, value) in rows {
             let found = self.moment.get(column, &row_key)?;
             if found.is_some() && (value.is_none() || found == value) {
                 continue;

@@ -23,7 +23,7 @@ impl Watcher for Journal {
         };
         let line = match change {
             Change::Prepared(info) => format!("prepared {} {}", info.key, there(info)),
-            Change::Committed { key, info } => {
+            Change::Committed { key, info, .. } => {
                 // What changes something must not wait for the change that it is told of.
                 let view = self::key("from-within");
                 snapshots
@@ -33,7 +33,7 @@ impl Watcher for Journal {
                 format!("committed {key} as {} {}", info.key, there(info))
             }
             Change::Removed(info) => format!("removed {} {}", info.key, there(info)),
-            Change::Updated(info) => format!("updated {} {}", info.key, there(info)),
+            Change::Updated { info, .. } => format!("updated {} {}", info.key, there(info)),
         };
         self.lines.lock().push(line);
     }
