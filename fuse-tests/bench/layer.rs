@@ -39,6 +39,11 @@ const IMPORT: &[Row] = &[
         after: "$thinfs layer rm $(cat chain) >/dev/null; $thinfs gc >/dev/null",
     },
     Row {
+        name: "containerd, not unpacked",
+        script: "$ctr images import --no-unpack image.tar >/dev/null; sync -f .",
+        after: "",
+    },
+    Row {
         name: "containerd, overlayfs",
         script: "$ctr images import --snapshotter overlayfs image.tar >/dev/null; sync -f .",
         after: "forget overlayfs",
