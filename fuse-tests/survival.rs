@@ -188,8 +188,9 @@ fn rewrite(file: &mut File, n: u64) -> std::io::Result<()> {
 
 /// Open files, nameless ones, locks, working directories and what was under way go on with no failed operation.
 ///
-/// But for one finding that is not explained yet: on thin in the guest, once in some tens of thousands of operations, a
-/// change of names that was under way at a kill answered EIO. So that is counted, and may happen once a kill at most.
+/// But for what a kernel without a quick way to a program's pages does (user-mode-linux, so the guest): it can't copy a
+/// request to a daemon that is being killed just then, and answers it with EIO itself. Seen once in some tens of
+/// thousands of operations. So changes of names that answer EIO are counted, and may happen once a kill at most.
 #[test]
 fn programs_go_on_when_the_daemon_is_killed_under_them() {
     const KILLS: usize = 5;

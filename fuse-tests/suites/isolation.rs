@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -180,24 +182,81 @@ fn in_guest_a_stuck_device_does_not_stop_another_snapshots_requests() {
         let waited = || client.status().fuse.expect("this daemon counts").waited;
         let mut waited = waited;
         crate::harness::eventually("they wait", || waited() >= STUCK as u64);
-        let (send, receive) = std::sync::mpsc::channel();
-        let at = d.active("calm");
-        scope.spawn(move || {
-            for n in 0..100 {
-                let file = at.join(format!("new-{n}"));
-                fs::write(&file, "content").unwrap();
-                assert_eq!(fs::read_to_string(&file).unwrap(), "content");
-                fs::rename(&file, at.join("renamed")).unwrap();
-                fs::remove_file(at.join("renamed")).unwrap();
-            }
-            let _ = send.send(());
-        });
-        let calm = receive.recv_timeout(Duration::from_secs(60));
+        let calm = goes_on(scope, d.active("calm"));
         released.store(true, Relaxed);
         drop(suspended);
         calm.expect("the other snapshot's requests are answered meanwhile");
     });
     d.finish();
+}
+
+/// The same of those who look at what isn't cached, so that the daemon itself must read from the device: more than it has
+/// threads that read requests, and more than it gives one snapshot.
+#[test]
+fn in_guest_readers_of_a_stuck_device_do_not_stop_another_snapshots_requests() {
+    assert!(
+        is_thin(),
+        "only a thin volume has a device of its own: run through `scripts/test suites`"
+    );
+    const STUCK: usize = 64;
+    const AT_ONCE: u64 = 32;
+    let d = Daemon::start();
+    let mut client = Client::connect(&d.socket());
+    client.prepare("stuck", "").unwrap();
+    let stuck = d.active("stuck");
+    let directories: Vec<_> = (0..STUCK).map(|n| stuck.join(format!("d{n}"))).collect();
+    for directory in &directories {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("f"), "content").unwrap();
+    }
+    let device = the_thin_device();
+    client.prepare("calm", "").unwrap();
+    fs::write(d.active("calm").join("f"), "x").unwrap();
+    sh("sync").ok();
+    // What the kernel has forgotten of the mount, the daemon lets go of, and then the filesystem below.
+    for _ in 0..3 {
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    let lookups = |client: &mut Client| {
+        let requests = client.status().fuse.expect("this daemon counts").requests;
+        requests.iter().find(|request| request.name == "lookup").expect("counted").count
+    };
+    let before = lookups(&mut client);
+    let suspended = Suspended::new(&device);
+    let released = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for directory in &directories {
+            let released = &released;
+            scope.spawn(move || {
+                assert_eq!(fs::read_to_string(directory.join("f")).unwrap(), "content");
+                assert!(released.load(Relaxed), "it was read from a suspended device");
+            });
+        }
+        crate::harness::eventually("they look", || lookups(&mut client) >= before + AT_ONCE);
+        let calm = goes_on(scope, d.active("calm"));
+        released.store(true, Relaxed);
+        drop(suspended);
+        calm.expect("the other snapshot's requests are answered meanwhile");
+    });
+    d.finish();
+}
+
+/// Opens, writes, looks up, makes and removes, and gives up waiting for the answers after a minute.
+fn goes_on<'s>(scope: &'s Scope<'s, '_>, at: PathBuf) -> Result<(), RecvTimeoutError> {
+    let (send, receive) = std::sync::mpsc::channel();
+    scope.spawn(move || {
+        for n in 0..100 {
+            let file = at.join(format!("new-{n}"));
+            fs::write(&file, "content").unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "content");
+            fs::rename(&file, at.join("renamed")).unwrap();
+            fs::remove_file(at.join("renamed")).unwrap();
+        }
+        let _ = send.send(());
+    });
+    receive.recv_timeout(Duration::from_secs(60))
 }
 
 /// The only one that is active.

@@ -80,10 +80,11 @@ pub struct Opened {
 pub struct OpenFile {
     /// Which node.
     pub node: NodeId,
+    /// How it was opened.
+    pub asked: Asked,
     /// The backing file.
     pub fd: OwnedFd,
     writer: Option<Writer>,
-    executed: bool,
     _pin: Pin,
 }
 
@@ -132,11 +133,10 @@ impl OpenFiles {
         fd: OwnedFd,
         writer: Option<Writer>,
     ) -> Opened {
-        let executed = asked.executes();
-        if executed {
+        if asked.executes() {
             *self.executed.lock().entry(at.node).or_default() += 1;
         }
-        let file = Arc::new(OpenFile { node: at.node, fd, writer, executed, _pin: at.pin });
+        let file = Arc::new(OpenFile { node: at.node, asked, fd, writer, _pin: at.pin });
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
     }
@@ -155,7 +155,7 @@ impl OpenFiles {
 
     fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
         let file = self.files.write().remove(&handle)?;
-        if file.executed {
+        if file.asked.executes() {
             let mut executed = self.executed.lock();
             if let Some(count) = executed.get_mut(&file.node) {
                 *count -= 1;

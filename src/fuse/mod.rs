@@ -2,11 +2,15 @@
 //! files.
 //!
 //! ```text
-//! kernel ── /dev/fuse ──▶ 8 threads: Adapter (one method an operation) ──▶ fs::Fs
+//! kernel ── /dev/fuse ──▶ 8 threads or more: Turn (one method an operation) ──▶ fs::Fs
 //!    ▲                          │ would have to wait? ──▶ Pool ──▶ fs::Fs
 //!    │                          └ open: Backings hand the file to the kernel (passthrough)
 //!    └── notices ◀── one thread ◀── fs::Invalidator
 //! ```
+//!
+//! A thread can get stuck in a snapshot whose device is slow or stuck, since what isn't cached must be read. So there is
+//! always one more that reads requests, and a [`crowd::Crowd`] of requests occupies a limited number of threads for each
+//! snapshot.
 //!
 //! What the kernel may do without asking is what makes it fast: it caches names (absent ones too),
 //! attributes, links and listings without expiry, opens directories without a request, and where it can
@@ -27,7 +31,9 @@ mod again;
 mod answer;
 mod backing;
 mod convert;
+mod crowd;
 mod ledger;
+mod lookout;
 mod opening;
 mod ops;
 mod pool;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use zerocopy::IntoBytes;
 
 use super::convert::entry_out;
 use super::ledger::Record;
@@ -76,7 +77,7 @@ impl Inner {
         }
         match self.opened_before.lock().remove(&reply.unique()) {
             Some(out) => {
-                reply.send(&out);
+                self.unless_taken(reply.deliver(&[out.as_bytes()]), out.fh);
                 None
             }
             None => Some(reply),
@@ -99,12 +100,25 @@ impl Inner {
         let found = self.fs.file(out.fh).and_then(|file| {
             self.fs.lookup(&Caller { may_wait: true, ..*caller }, file.node, ".".as_ref())
         });
-        match found.map_err(waited_errno) {
-            Ok(Found::Entry(entry)) => reply.send_both(&entry_out(&entry), &out),
-            Ok(Found::Absent(_)) => reply.error(Errno::STALE),
-            Err(errno) => reply.error(errno),
-        }
+        let failed = match found.map_err(waited_errno) {
+            Ok(Found::Entry(entry)) => {
+                let taken = reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()]);
+                self.unless_taken(taken, out.fh);
+                return None;
+            }
+            Ok(Found::Absent(_)) => Errno::STALE,
+            Err(errno) => errno,
+        };
+        reply.error(failed);
+        self.unless_taken(false, out.fh);
         None
+    }
+
+    /// A file of whose opening the kernel has not heard is closed again: it won't say so.
+    fn unless_taken(&self, taken: bool, handle: u64) {
+        if !taken && let Ok(file) = self.fs.file(handle) {
+            self.closed(file.node, file.asked, handle);
+        }
     }
 
     /// How an opened file is to be read and written: by the kernel itself if it can.
@@ -128,18 +142,19 @@ impl Inner {
     }
 
     pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
-        let opened = self.opened(opened, asked, &reply);
-        reply.send(&opened);
+        let out = self.opened(opened, asked, &reply);
+        self.unless_taken(reply.deliver(&[out.as_bytes()]), out.fh);
     }
 
     pub(super) fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: Reply) {
-        let opened = self.opened(opened, asked, &reply);
+        let out = self.opened(opened, asked, &reply);
         let mut entry = *entry;
-        if opened.open_flags & fopen::PASSTHROUGH != 0 && asked.may_map_writable() {
+        if out.open_flags & fopen::PASSTHROUGH != 0 && asked.may_map_writable() {
             // What is written by way of a mapping outdates them.
             entry.known.ttl = Duration::ZERO;
         }
-        reply.send_both(&entry_out(&entry), &opened);
+        let taken = reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()]);
+        self.unless_taken(taken, out.fh);
     }
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::backing::Backings;
+use super::crowd::Crowd;
 use super::ledger::Ledger;
 use super::pool::Pool;
 use super::proto::init::Agreed;
@@ -18,11 +19,25 @@ use super::session::MountConfig;
 use super::stats::{Op, Stats};
 use crate::fs::types::{Caller, NodeId};
 use crate::fs::{Error, Fs, Result, Sink};
+use crate::types::SnapshotId;
+
+/// How many requests of one snapshot are served at a time; and how many by the pool.
+const EACH: usize = 32;
+const EACH_WAITING: usize = 16;
 
 /// The tree behind the protocol.
 pub struct Adapter {
     pub(super) inner: Arc<Inner>,
     pub(super) pool: Pool,
+    /// Requests as they were received.
+    pub(super) crowd: Crowd<Vec<u8>>,
+}
+
+/// A request's turn: what serves it, and for which snapshot.
+pub struct Turn<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) pool: &'a Pool,
+    pub(super) snapshot: Option<SnapshotId>,
 }
 
 /// What answers need.
@@ -50,10 +65,13 @@ impl Adapter {
         let opened_before = Mutex::default();
         Self {
             inner: Arc::new(Inner { fs, stats, backings, agreed, ledger, opened_before }),
-            pool: Pool::new(config.waiting_threads),
+            pool: Pool::new(config.waiting_threads, EACH_WAITING),
+            crowd: Crowd::new(EACH),
         }
     }
+}
 
+impl Turn<'_> {
     /// Does the work and answers; in the pool if it would have to wait.
     pub(super) fn serve<T>(
         &self,
@@ -65,8 +83,8 @@ impl Adapter {
         self.inner.stats.count(op);
         match work(&self.inner.fs, &caller) {
             Err(Error::WouldWait) => self.wait(caller, work, answer),
-            Err(Error::Os(errno)) => answer(&self.inner, Err(errno)),
-            Ok(done) => answer(&self.inner, Ok(done)),
+            Err(Error::Os(errno)) => answer(self.inner, Err(errno)),
+            Ok(done) => answer(self.inner, Ok(done)),
         }
     }
 
@@ -89,8 +107,8 @@ impl Adapter {
         answer: impl FnOnce(&Inner, Result<T, Errno>) + Send + 'static,
     ) {
         self.inner.stats.count_waited();
-        let inner = Arc::clone(&self.inner);
-        self.pool.run(move || {
+        let inner = Arc::clone(self.inner);
+        self.pool.run(self.snapshot, move || {
             let done = work(&inner.fs, &Caller { may_wait: true, ..caller });
             answer(&inner, done.map_err(waited_errno));
         });

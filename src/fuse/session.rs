@@ -28,9 +28,9 @@ const MAX_STALE: usize = 64;
 pub struct MountConfig {
     /// An existing directory.
     pub mountpoint: PathBuf,
-    /// Threads that read requests.
+    /// Threads that read requests and stay; there are more while all of these are busy.
     pub threads: usize,
-    /// Threads for requests that may take long.
+    /// The most threads for requests that may take long.
     pub waiting_threads: usize,
     /// Whether the kernel may read and write backing files itself, where it can.
     pub passthrough: bool,
@@ -46,7 +46,7 @@ impl MountConfig {
         Self {
             mountpoint: mountpoint.into(),
             threads: 8,
-            waiting_threads: 16,
+            waiting_threads: 256,
             passthrough: true,
             outlives: false,
             source: "thinfs".to_owned(),
@@ -109,11 +109,11 @@ impl Session {
         let adapter =
             Adapter::new(Arc::clone(&fs), Arc::clone(&stats), config, agreed, ledger.clone());
         takeover::reopen(&adapter.inner, &device, &open);
-        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
-        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
         if let Err(errno) = device.resend() {
             tracing::warn!(%errno, "the kernel can't send requests again: who waited for the daemon that died waits for ever");
         }
+        let telling = Some(fs.invalidator().start(ToKernel(Arc::clone(&device)))?);
+        let serving = Some(Serving::start(Arc::clone(&device), adapter, config.threads)?);
         // What changed while nobody could tell.
         fs.relist_all();
         let mountpoint = config.mountpoint.clone();

@@ -4,9 +4,10 @@
 //! started the daemon. The successor
 //! 1. opens again every file that the [`Ledger`] says is open, under the number that the kernel knows, so that
 //!    its volume is pinned and its writer counted before anyone can ask for a commit;
-//! 2. begins to serve;
-//! 3. asks the kernel to send again what the dead daemon had read but not answered (Linux 6.9; `again` says
-//!    what that means for each operation). Older kernels leave those callers waiting: they can be killed.
+//! 2. asks the kernel to send again what the dead daemon had read but not answered (Linux 6.9; `again` says
+//!    what that means for each operation). Older kernels leave those callers waiting: they can be killed;
+//! 3. begins to serve. Not sooner: the kernel would send again what the successor has just read itself, and each
+//!    such request would be done twice; an opened file would stay open for ever.
 //!
 //! Nodes need nothing: their ids say which file they are. Locks, working directories, mappings, and files that
 //! the kernel reads and writes itself have stayed in the kernel all the while. Lost are: a directory without a

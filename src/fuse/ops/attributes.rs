@@ -9,7 +9,7 @@ use super::super::proto::wire::{
     GetxattrIn, IoctlIn, IoctlOut, SetattrIn, SetxattrExt, SetxattrIn,
 };
 use super::super::proto::{Reply, Request};
-use super::super::serve::Adapter;
+use super::super::serve::Turn;
 use super::super::stats::Op;
 use super::super::{again, answer};
 use super::Decoded;
@@ -23,7 +23,7 @@ const SET_FLAGS: [u32; 2] = [0x4008_6602, 0x4004_6602];
 const GET_EXTENDED: u32 = 0x801c_581f;
 const SET_EXTENDED: u32 = 0x401c_5820;
 
-impl Adapter {
+impl Turn<'_> {
     pub(super) fn getattr(&self, request: &Request<'_>, reply: Reply) -> Decoded {
         let file = node(request.header.nodeid);
         let work = move |fs: &Fs, caller: &Caller| fs.getattr(caller, file);

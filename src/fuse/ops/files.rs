@@ -12,7 +12,7 @@ use super::super::proto::wire::{
     WriteIn,
 };
 use super::super::proto::{Reply, Request};
-use super::super::serve::{Adapter, waited_errno};
+use super::super::serve::{Turn, waited_errno};
 use super::super::stats::Op;
 use super::super::{again, answer};
 use super::Decoded;
@@ -24,7 +24,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Adapter {
+impl Turn<'_> {
     pub(super) fn open(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let OpenIn { flags, open_flags: more } = request.take()?;
         let asked = Asked(open_flags(flags));

@@ -6,7 +6,7 @@ use super::super::answer;
 use super::super::convert::{caller, entry_out, node};
 use super::super::proto::wire::{Dirent, EntryOut, ReadIn};
 use super::super::proto::{Reply, Request};
-use super::super::serve::Adapter;
+use super::super::serve::Turn;
 use super::super::stats::Op;
 use super::Decoded;
 use crate::fs::Fs;
@@ -15,7 +15,7 @@ use crate::fs::types::{Caller, Line};
 /// Lines start at multiples of this.
 const ALIGNMENT: usize = 8;
 
-impl Adapter {
+impl Turn<'_> {
     /// `READDIR`, and with `attributes` `READDIRPLUS`.
     pub(super) fn readdir(
         &self,

@@ -8,6 +8,7 @@ mod files;
 mod listing;
 mod names;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -16,21 +17,40 @@ use super::convert::node;
 use super::proto::flags::opcode;
 use super::proto::wire::{BatchForgetIn, ForgetIn, ForgetOne};
 use super::proto::{Device, Reply, Request};
-use super::serve::Adapter;
+use super::serve::{Adapter, Turn};
 use super::stats::Op;
 
 /// What decoding came to. The request itself is answered by its [`Reply`].
 type Decoded = Result<(), Errno>;
 
 impl Adapter {
-    /// Serves one request as it was received.
+    /// Serves one request as it was received, or leaves it to those who serve its snapshot already.
     pub fn handle(&self, device: &Arc<Device>, bytes: &[u8]) {
         let Some(request) = Request::parse(bytes) else {
             return tracing::error!(len = bytes.len(), "garbled request");
         };
-        let header = request.header;
-        if let Err(errno) = self.dispatch(device, request) {
-            tracing::error!(%errno, opcode = header.opcode, "garbled request");
+        let snapshot = request.snapshot();
+        if !self.crowd.begin(snapshot, || bytes.to_vec()) {
+            return;
+        }
+        let turn = Turn { inner: &self.inner, pool: &self.pool, snapshot };
+        turn.serve_request(device, request);
+        while let Some(bytes) = self.crowd.end(snapshot) {
+            if let Some(request) = Request::parse(&bytes) {
+                turn.serve_request(device, request);
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// A panic ends the request, which is answered with `EIO`, not the thread.
+    fn serve_request(&self, device: &Arc<Device>, request: Request<'_>) {
+        let opcode = request.header.opcode;
+        match catch_unwind(AssertUnwindSafe(|| self.dispatch(device, request))) {
+            Ok(Ok(())) => {}
+            Ok(Err(errno)) => tracing::error!(%errno, opcode, "garbled request"),
+            Err(_) => tracing::error!(opcode, "a file operation panicked; its caller got EIO"),
         }
     }
 
@@ -116,7 +136,7 @@ impl Adapter {
 
     fn forget_node(&self, nodeid: u64, lookups: u64) {
         if let Some(large) = self.inner.fs.forget(node(nodeid), lookups) {
-            self.pool.run(move || drop(large));
+            self.pool.run(self.snapshot, move || drop(large));
         }
     }
 }

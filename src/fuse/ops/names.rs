@@ -3,14 +3,14 @@
 use super::super::convert::{caller, decode_device, node};
 use super::super::proto::wire::{LinkIn, MkdirIn, MknodIn, Rename2In, RenameIn};
 use super::super::proto::{Reply, Request};
-use super::super::serve::Adapter;
+use super::super::serve::Turn;
 use super::super::stats::Op;
 use super::super::{again, answer};
 use super::Decoded;
 use crate::fs::Fs;
 use crate::fs::types::{Caller, Rename};
 
-impl Adapter {
+impl Turn<'_> {
     pub(super) fn lookup(&self, mut request: Request<'_>, reply: Reply) -> Decoded {
         let (parent, name) = (node(request.header.nodeid), request.name()?.to_owned());
         let work = move |fs: &Fs, caller: &Caller| fs.lookup(caller, parent, &name);

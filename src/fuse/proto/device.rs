@@ -36,7 +36,8 @@ impl Device {
         Self(descriptor)
     }
 
-    /// Asks for all requests that were read and not answered, once more. Linux 6.9.
+    /// Asks for all requests that were read and not answered, once more: also for those that somebody is about to
+    /// answer at this moment, and whose answers the kernel takes no more then. So before any is read. Linux 6.9.
     pub fn resend(&self) -> rustix::io::Result<()> {
         self.send(notify::RESEND, 0, &[])
     }
@@ -54,11 +55,13 @@ impl Device {
         }
     }
 
-    /// Answers a request. Who asked may be gone; there is nobody to tell then.
-    pub fn answer(&self, unique: u64, error: i32, parts: &[&[u8]]) {
-        if let Err(errno) = self.send(error, unique, parts) {
+    /// Answers a request. False: who asked is gone, and there is nobody to tell.
+    pub fn answer(&self, unique: u64, error: i32, parts: &[&[u8]]) -> bool {
+        let sent = self.send(error, unique, parts);
+        if let Err(errno) = sent {
             tracing::debug!(%errno, unique, "answer not taken");
         }
+        sent.is_ok()
     }
 
     /// Tells the kernel to drop a node's attributes and, from `offset` on unless that is negative, its content.

@@ -57,14 +57,19 @@ impl Reply {
         self.answer(0, &[body.as_bytes(), more.as_bytes()]);
     }
 
+    /// Answers with structs, one behind the other. False: nobody has taken the answer.
+    pub fn deliver(self, bodies: &[&[u8]]) -> bool {
+        self.answer(0, bodies)
+    }
+
     /// Answers with bytes.
     pub fn data(self, data: &[u8]) {
         self.answer(0, &[data]);
     }
 
-    fn answer(mut self, error: i32, parts: &[&[u8]]) {
+    fn answer(mut self, error: i32, parts: &[&[u8]]) -> bool {
         self.answered = true;
-        self.device.answer(self.unique, error, parts);
+        self.device.answer(self.unique, error, parts)
     }
 }
 

@@ -6,8 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::flags::UNIQUE_RESEND;
-use super::wire::InHeader;
+use super::flags::{UNIQUE_RESEND, opcode};
+use super::wire::{BatchForgetIn, ForgetOne, InHeader};
+use crate::fs::types::NodeId;
+use crate::types::SnapshotId;
 
 /// A request in the buffer that it was read into.
 #[derive(Debug)]
@@ -22,6 +24,16 @@ impl<'a> Request<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, body) = InHeader::read_from_prefix(bytes).ok()?;
         (header.len as usize == bytes.len()).then_some(Self { header, body })
+    }
+
+    /// Which snapshot it is about; `None` for the directories above them. Of nodes to be forgotten together, the first's.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        let first = match self.header.opcode {
+            opcode::BATCH_FORGET => self.body.get(size_of::<BatchForgetIn>()..),
+            _ => None,
+        };
+        let first = first.and_then(|rest| ForgetOne::read_from_prefix(rest).ok());
+        NodeId(first.map_or(self.header.nodeid, |(first, _)| first.nodeid)).snapshot()
     }
 
     /// Whether it was sent before, to a process that didn't answer.
