@@ -72,6 +72,21 @@ fn layers_come_back_byte_for_byte_through_files_and_pipes_and_go_with_their_last
     d.finish();
 }
 
+/// On a terminal a bar tells how many bytes there are, how many are done, and how fast.
+#[test]
+fn an_import_on_a_terminal_shows_bytes_and_rate() {
+    let d = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    shell(&d, dir.path(), "head -c 8388608 /dev/zero >zeros; tar -cf zeros.tar zeros");
+    let (thinfs, socket) = (env!("CARGO_BIN_EXE_thinfs"), d.socket());
+    let import = format!("{thinfs} --socket {} layer import zeros.tar", socket.display());
+    let shown = shell(&d, dir.path(), &format!("script -qec '{import}' /dev/null </dev/null"));
+    assert!(shown.contains("importing [") && shown.contains("8.01 MiB"), "{shown:?}");
+    assert!(shown.contains("B/s"), "{shown:?}");
+    assert!(shown.contains("sha256:"), "{shown:?}");
+    d.finish();
+}
+
 /// An image of every kind of file that a layer can hold: unpacked by us and by containerd, given back,
 /// and taken by containerd again.
 #[test]
@@ -103,6 +118,7 @@ fn an_image_is_what_containerd_makes_of_it_and_containerd_takes_it_back() {
     shell(&d, dir.path(), &format!("thinfs image rm {IMAGE}"));
     assert_eq!(d.cli(&["layer", "ls"]).ok(), "");
     shell(&d, dir.path(), "mkdir layout; tar -C layout -xf export.tar; thinfs image import layout");
+    shell(&d, dir.path(), "thinfs image import - <export.tar");
     let [again] = d.json_lines(&["image", "ls"]).try_into().unwrap();
     assert_eq!((&again["id"], &again["chain_id"]), (&image["id"], &image["chain_id"]));
     d.cli(&["image", "rm", IMAGE]).ok();

@@ -1,19 +1,22 @@
 //! A layer of a real size: import against `tar -x` and against containerd's unpacking, export against `tar -c`; all on
-//! the same filesystem, one after the other in each round, each until its data is on the disk.
+//! the same filesystem, made for this, one after the other in each round, each until its data is on the disk.
 //!
 //! containerd is started for the measurement alone; its rows are `ctr images import` of an archive whose blobs are in
 //! its content store already, so that unpacking is what is left.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::disk::Disk;
 use super::report::{machine, median};
 
 /// What the layer is made of: tens of thousands of files, hundreds of megabytes.
-const DEFAULT_TREE: &str = "/usr/include /usr/share/doc /usr/share/locale /usr/share/perl /usr/lib/python3 \
-    /usr/lib/python3.11 /usr/lib/git-core /usr/share/go-1.19";
-const DEFAULT_ROUNDS: usize = 5;
+const DEFAULT_TREE: &str =
+    "/usr/include /usr/share/perl /usr/lib/python3 /usr/lib/python3.11 /usr/share/go-1.19";
+const DEFAULT_ROUNDS: usize = 3;
+/// Bytes of the filesystem that everything happens on.
+const DISK: u64 = 16 << 30;
 
 struct Row {
     name: &'static str,
@@ -36,19 +39,29 @@ const IMPORT: &[Row] = &[
         after: "$thinfs layer rm $(cat chain) >/dev/null; $thinfs gc >/dev/null",
     },
     Row {
-        name: "thinfs layer import, .tar.gz",
-        script: "$thinfs layer import <layer.tar.gz >chain",
-        after: "$thinfs layer rm $(cat chain) >/dev/null; $thinfs gc >/dev/null",
+        name: "containerd, not unpacked",
+        script: "$ctr images import --no-unpack image.tar >/dev/null; sync -f .",
+        after: "",
     },
     Row {
         name: "containerd, overlayfs",
         script: "$ctr images import --snapshotter overlayfs image.tar >/dev/null; sync -f .",
-        after: "$ctr images rm --sync docker.io/library/bench:1 >/dev/null; $ctr images import --no-unpack image.tar >/dev/null; sync -f .",
+        after: "forget overlayfs",
     },
     Row {
         name: "containerd, native",
         script: "$ctr images import --snapshotter native image.tar >/dev/null; sync -f .",
-        after: "$ctr images rm --sync docker.io/library/bench:1 >/dev/null; $ctr images import --no-unpack image.tar >/dev/null; sync -f .",
+        after: "forget native",
+    },
+    Row {
+        name: "tar -xz",
+        script: "mkdir x; tar -C x -xzf layer.tar.gz; sync -f x",
+        after: "rm -rf x",
+    },
+    Row {
+        name: "thinfs layer import, .tar.gz",
+        script: "$thinfs layer import <layer.tar.gz >chain",
+        after: "$thinfs layer rm $(cat chain) >/dev/null; $thinfs gc >/dev/null",
     },
 ];
 
@@ -65,6 +78,15 @@ const EXPORT: &[Row] = &[
         after: "",
     },
 ];
+
+/// Takes an unpacked image from containerd and keeps its blobs; the collector that deletes is waited for.
+const FORGET: &str = r#"
+forget() {
+    $ctr snapshots --snapshotter $1 rm $(cat kept.chain)
+    $ctr images tag docker.io/library/bench:1 docker.io/library/bench:2 >/dev/null
+    $ctr images rm --sync docker.io/library/bench:2 >/dev/null
+}
+"#;
 
 /// Runs all rows.
 pub fn run() {
@@ -95,9 +117,14 @@ pub fn run() {
 }
 
 struct Bench {
-    dir: tempfile::TempDir,
-    daemons: Vec<Child>,
+    // Before the disk: they have it open.
+    daemons: Daemons,
+    disk: Disk,
+    _dir: tempfile::TempDir,
 }
+
+#[derive(Default)]
+struct Daemons(Vec<Child>);
 
 impl Bench {
     fn start() -> Self {
@@ -105,8 +132,9 @@ impl Bench {
             .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
         std::fs::create_dir_all(&base).unwrap();
         let dir = tempfile::Builder::new().prefix("layer-bench-").tempdir_in(base).unwrap();
-        let mut bench = Bench { dir, daemons: Vec::new() };
-        let path = bench.dir.path().to_owned();
+        let disk = Disk::new(dir.path(), DISK);
+        let mut bench = Bench { daemons: Daemons::default(), disk, _dir: dir };
+        let path = bench.disk.path().to_owned();
         std::fs::create_dir_all(path.join("root/mnt")).unwrap();
         let thinfs = env!("CARGO_BIN_EXE_thinfs");
         bench.daemon(thinfs, &["serve", "--backend", "native", "--root", "root"]);
@@ -125,16 +153,21 @@ impl Bench {
     }
 
     fn daemon(&mut self, program: &str, arguments: &[&str]) {
-        let log = std::fs::File::create(self.dir.path().join("daemons.log")).unwrap();
+        let log = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.disk.path().join("daemons.log"))
+            .unwrap();
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(arguments).current_dir(self.disk.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.daemons.push(command.spawn().unwrap_or_else(|e| panic!("start {program}: {e}")));
+        self.daemons.0.push(command.spawn().unwrap_or_else(|e| panic!("start {program}: {e}")));
     }
 
     fn command(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
-        command.args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path());
+        let script = format!("{FORGET}{script}");
+        command.args(["-euo", "pipefail", "-c", &script]).current_dir(self.disk.path());
         let thinfs = format!("{} --socket root/thinfs.sock", env!("CARGO_BIN_EXE_thinfs"));
         command.env("thinfs", thinfs).env("ctr", "ctr -a ctd.sock");
         let tree = std::env::var("THINFS_BENCH_TREE").unwrap_or_else(|_| DEFAULT_TREE.to_owned());
@@ -165,14 +198,17 @@ impl Bench {
         self.sh(row.script);
         let time = started.elapsed();
         self.sh(row.after);
+        // What one has left to be written is not the next one's.
+        self.sh("sync -f .");
         time
     }
 
     fn describe(&self) -> String {
-        let tar = self.dir.path().join("layer.tar");
+        let tar = self.disk.path().join("layer.tar");
         let files = Command::new("tar").arg("-tf").arg(&tar).output().unwrap().stdout;
         let entries = files.iter().filter(|byte| **byte == b'\n').count();
-        format!("{} MB, {entries} entries", size(&tar) / 1_000_000)
+        let bytes = std::fs::metadata(&tar).unwrap().len();
+        format!("{} MB, {entries} entries", bytes / 1_000_000)
     }
 }
 
@@ -180,7 +216,6 @@ impl Bench {
 const PREPARE: &str = r#"
 (cd / && ls -d $tree 2>/dev/null || true) | sed 's|^/||' >names
 tar -C / --one-file-system -T names -cf layer.tar
-gzip -1 -k layer.tar
 mkdir kept
 tar -C kept -xf layer.tar"#;
 
@@ -208,17 +243,13 @@ $thinfs --json image ls | sed 's/.*"chain_id":"\([^"]*\).*/\1/' >kept.chain
 mkdir one
 echo 1 >one/differs
 tar -rf layer.tar -C one differs
-gzip -1 -kf layer.tar
+gzip -1 -k layer.tar
 $ctr images import --no-unpack image.tar >/dev/null
 sync -f ."#;
 
-fn size(path: &Path) -> u64 {
-    std::fs::metadata(path).unwrap().len()
-}
-
-impl Drop for Bench {
+impl Drop for Daemons {
     fn drop(&mut self) {
-        for child in &mut self.daemons {
+        for child in &mut self.0 {
             let pid = rustix::process::Pid::from_child(child);
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             let _ = child.wait();

@@ -15,9 +15,14 @@ pub(super) async fn run(
     out: &mut Out<'_>,
 ) -> Result<()> {
     match command {
-        ImageCommand::Import { file, name } => {
+        ImageCommand::Import { file, name, only } => {
             let input = Input::open(file.as_deref())?;
-            import(&input, name.unwrap_or_default(), client, out).await
+            let request = layers::ImportImageRequest {
+                input: Some(input.descriptor()?),
+                name: name.unwrap_or_default(),
+                only: only.unwrap_or_default(),
+            };
+            import(request, client, out).await
         }
         ImageCommand::Ls => print_list(all(client).await?, out),
         ImageCommand::Path { name } => path(&name, client, out).await,
@@ -34,8 +39,11 @@ pub(super) async fn run(
     }
 }
 
-async fn import(input: &Input, name: String, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let request = layers::ImportImageRequest { input: Some(input.descriptor()?), name };
+async fn import(
+    request: layers::ImportImageRequest,
+    client: &mut Client,
+    out: &mut Out<'_>,
+) -> Result<()> {
     let reply = follow("importing", client.layers.import_image(request)).await;
     for image in reply.asked(|| "import the image".to_owned())?.images {
         if out.json {

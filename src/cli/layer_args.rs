@@ -75,6 +75,7 @@ pub(super) enum LayerCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thinfs image import debian.tar                 from docker save, ctr export or skopeo
+  thinfs image import layout --only v2 --name app:2
   ls \"$(thinfs image path debian:12)\"
   thinfs rw create web --parent debian:12
   thinfs image export debian:12 > debian.oci.tar")]
@@ -90,11 +91,14 @@ pub(super) enum ImageCommand {
     /// Digests are verified; layers that are there already are not unpacked again. A name that is
     /// taken names the new image afterwards.
     Import {
-        /// The archive or the directory [default: standard input]
+        /// The archive or the directory; - is standard input [default: -]
         file: Option<PathBuf>,
         /// What to call the image [default: as the archive does]
         #[arg(long)]
         name: Option<String>,
+        /// Which image of an archive that holds several, as the archive calls it [default: all]
+        #[arg(long, value_name = "IMAGE")]
+        only: Option<String>,
     },
     /// List images
     #[command(visible_alias = "list")]

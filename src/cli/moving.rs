@@ -22,8 +22,9 @@ pub(super) enum Input {
 }
 
 impl Input {
+    /// `-` is standard input, too.
     pub(super) fn open(path: Option<&Path>) -> Result<Self> {
-        match path {
+        match path.filter(|path| *path != Path::new("-")) {
             None => Ok(Self::Stdin),
             Some(path) => {
                 let open = File::open(path);

@@ -118,10 +118,11 @@ pub(super) fn import_image(
     context: &Context,
     input: OwnedFd,
     name: Option<GivenName>,
+    only: Option<&str>,
     progress: &Progress,
 ) -> Result<layers::ImportReply> {
     let source = Source::open(&context.layers, input, progress)?;
-    let imported = context.layers.import_image(&source, ImportImage { name, progress })?;
+    let imported = context.layers.import_image(&source, ImportImage { name, only, progress })?;
     (context.settle)();
     let images = imported.into_iter().map(|image| layers::ImportedImage {
         name: image.name.to_string(),

@@ -117,7 +117,8 @@ impl layers_server::Layers for Layers {
         let input = passed::take(sender, request.input)?;
         let name = convert::optional_name(&request.name)?;
         Ok(Response::new(work(layer_work::import_progress, move |progress| {
-            layer_work::import_image(&context, input, name, progress)
+            let only = Some(request.only.as_str()).filter(|only| !only.is_empty());
+            layer_work::import_image(&context, input, name, only, progress)
         })))
     }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::fstat;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tonic::transport::server::UdsConnectInfo;
@@ -19,6 +20,8 @@ use tonic::{Request, Status};
 use super::proto::thinfs::layers::v1::Descriptor;
 use crate::sys::poll::readable;
 
+/// Bytes that a pipe is asked to hold: what an unprivileged process may have by default.
+const PIPE: i32 = 1 << 20;
 /// How often a reader that waits looks whether anybody still wants the result.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -51,6 +54,8 @@ pub(super) fn take(sender: Option<Pid>, descriptor: Option<Descriptor>) -> Resul
     if (stat.st_dev, stat.st_ino) != (descriptor.device, descriptor.inode) {
         return Err(Status::failed_precondition("the descriptor is not the announced one"));
     }
+    // A pipe that holds more wakes both sides less often. One that can't, or a file, serves as well.
+    let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE));
     Ok(fd)
 }
 

@@ -22,13 +22,12 @@ use rustix::fs::{
 use rustix::io::{Errno, pread};
 
 use super::error::{Doing, Error, Result, text};
-use super::stream::{self, Digesting};
+use super::stream::{self, CHUNK, Digesting};
 use super::tar::{Entry, Kind, Time, write};
 use crate::tree::{self, ChangeKind, Changed, DiffOptions};
 use crate::types::DiffId;
 
 const WHITEOUT: &[u8] = b".wh.";
-const BUFFER: usize = 256 << 10;
 /// The kernel's limit for one extended attribute, and for all names of one file.
 const MOST_XATTR: usize = 64 << 10;
 
@@ -52,7 +51,7 @@ pub fn diff_tar(
     old: BorrowedFd<'_>,
     new: BorrowedFd<'_>,
     options: DiffOptions<'_>,
-    out: impl Write,
+    out: impl Write + Send,
     cancel: &AtomicBool,
 ) -> Result<Written> {
     let (entries, diff_id, tar_size) = stream::digesting(out, |out| {
@@ -78,11 +77,11 @@ struct Linked {
     left: u64,
 }
 
-struct Export<'a, 'b, W> {
+struct Export<'a, 'b> {
     root: BorrowedFd<'a>,
     /// What may have changed, where it is known.
     changed: Option<&'a Changed>,
-    out: &'a mut Digesting<'b, W>,
+    out: &'a mut Digesting<'b>,
     entries: u64,
     /// Directories that were written.
     directories: HashSet<Vec<u8>>,
@@ -90,7 +89,6 @@ struct Export<'a, 'b, W> {
     linked: HashMap<u64, Linked>,
     /// Names of such inodes that were written.
     written: HashSet<Vec<u8>>,
-    buffer: Vec<u8>,
 }
 
 /// What is in a path, seen through a descriptor that doesn't open it.
@@ -99,12 +97,8 @@ struct Found {
     stat: Stat,
 }
 
-impl<'a, 'b, W: Write> Export<'a, 'b, W> {
-    fn new(
-        root: BorrowedFd<'a>,
-        changed: Option<&'a Changed>,
-        out: &'a mut Digesting<'b, W>,
-    ) -> Self {
+impl<'a, 'b> Export<'a, 'b> {
+    fn new(root: BorrowedFd<'a>, changed: Option<&'a Changed>, out: &'a mut Digesting<'b>) -> Self {
         Self {
             root,
             changed,
@@ -113,7 +107,6 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
             directories: HashSet::new(),
             linked: HashMap::new(),
             written: HashSet::new(),
-            buffer: vec![0; BUFFER],
         }
     }
 
@@ -210,8 +203,8 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
         self.header(entry)?;
         let mut at = 0;
         while at < entry.size {
-            let wanted = usize::try_from(entry.size - at).unwrap_or(usize::MAX).min(BUFFER);
-            let read = match pread(&file, &mut self.buffer[..wanted], at) {
+            let wanted = usize::try_from(entry.size - at).unwrap_or(usize::MAX).min(CHUNK);
+            let read = match pread(&file, self.out.room(wanted)?, at) {
                 Err(Errno::INTR) => continue,
                 read => read.doing("reading", &entry.path)?,
             };
@@ -219,7 +212,7 @@ impl<'a, 'b, W: Write> Export<'a, 'b, W> {
                 let path = text(&entry.path);
                 return Err(Error::Refused { path, what: "it became shorter while it was read" });
             }
-            self.out.put(&self.buffer[..read])?;
+            self.out.filled(read);
             at += read as u64;
         }
         self.out.put(write::padding(entry.size))

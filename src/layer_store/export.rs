@@ -23,7 +23,7 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     /// Writes the tar.
-    pub(super) fn write(&self, out: impl Write, cancel: &AtomicBool) -> Result<Reassembled> {
+    pub(super) fn write(&self, out: impl Write + Send, cancel: &AtomicBool) -> Result<Reassembled> {
         let record = BufReader::new(&self.record);
         Ok(reassemble(record, self.opened.pin.root(), out, cancel)?)
     }
@@ -45,7 +45,7 @@ impl LayerStore {
     pub fn tar_stream(
         &self,
         chain: &ChainId,
-        out: impl Write,
+        out: impl Write + Send,
         cancel: &AtomicBool,
     ) -> Result<Reassembled> {
         self.source(chain)?.write(out, cancel)
@@ -57,7 +57,7 @@ impl LayerStore {
         &self,
         chain: &ChainId,
         ancestor: Option<&ChainId>,
-        out: impl Write,
+        out: impl Write + Send,
         cancel: &AtomicBool,
     ) -> Result<Written> {
         let _working = self.work_on(LAYER, chain);

@@ -209,7 +209,7 @@ impl LayerStore {
     pub fn rw_tar_stream(
         &self,
         name: &GivenName,
-        out: impl Write,
+        out: impl Write + Send,
         cancel: &AtomicBool,
     ) -> Result<Written> {
         let _working = self.work_on(RW, name);

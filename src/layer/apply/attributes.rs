@@ -4,14 +4,18 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-    fchmod, fchown, flistxattr, fremovexattr, fsetxattr, futimens, lsetxattr, statat, utimensat,
+    AtFlags, FileType, Gid, Mode, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+    chownat, fchmod, fchown, flistxattr, fremovexattr, fsetxattr, fstat, futimens, lsetxattr,
+    statat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::place::{IMPLIED_MODE, Place};
 use crate::layer::error::{Doing, Error, Result, text};
 use crate::layer::tar::{Entry, Time};
+
+/// Permissions, set-id and sticky bits.
+const ALL_BITS: RawMode = 0o7777;
 
 /// Owner and group as the kernel knows them.
 type Owner = (Option<Uid>, Option<Gid>);
@@ -46,16 +50,36 @@ fn timestamps((atime, mtime): (Time, Time)) -> Timestamps {
     Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) }
 }
 
+/// The mode to make a file or directory with. Nobody but us may look into it before it has its
+/// owner and mode; most are root's, and have both from the start.
+pub(super) fn first_mode(entry: &Entry, place: &Place, unfinished: RawMode) -> Mode {
+    let is_roots = (entry.uid, entry.gid) == (0, 0) && place.dir.for_root;
+    Mode::from_raw_mode(if is_roots { entry.mode & 0o777 } else { unfinished })
+}
+
 /// Sets everything but the times of an open file or directory, in this order: a change of owner
-/// clears capabilities and set-id bits. Returns how many extended attributes were left out.
+/// clears capabilities and set-id bits. What is right already isn't set, for each call costs as much
+/// as writing a small file. Returns how many extended attributes were left out.
 pub(super) fn set_open(file: BorrowedFd<'_>, entry: &Entry, place: &Place) -> Result<u64> {
-    let (uid, gid) = some(owner(entry)?);
-    fchown(file, uid, gid).doing("changing the owner of", &place.path)?;
+    let wanted = owner(entry)?;
+    let stat = fstat(file).doing("reading attributes of", &place.path)?;
+    let is_right = wanted == owner_of(&stat);
+    if !is_right {
+        let (uid, gid) = some(wanted);
+        fchown(file, uid, gid).doing("changing the owner of", &place.path)?;
+    }
     let ignored = set_xattrs(entry, place, true, |name, value| {
         fsetxattr(file, name, value, XattrFlags::empty())
     })?;
-    fchmod(file, Mode::from_raw_mode(entry.mode)).doing("changing the mode of", &place.path)?;
+    // An access control list among the attributes changes the mode, too.
+    if !is_right || !entry.xattrs.is_empty() || stat.st_mode & ALL_BITS != entry.mode & ALL_BITS {
+        fchmod(file, Mode::from_raw_mode(entry.mode)).doing("changing the mode of", &place.path)?;
+    }
     Ok(ignored)
+}
+
+fn owner_of(stat: &Stat) -> (Uid, Gid) {
+    (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))
 }
 
 /// Sets the times of an open file.
@@ -94,7 +118,7 @@ pub(super) fn set_closed(entry: &Entry, place: &Place) -> Result<u64> {
 /// capabilities, which archives give only once.
 fn set_closed_owner(entry: &Entry, place: &Place, stat: &Stat) -> Result<()> {
     let wanted = owner(entry)?;
-    if wanted == (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)) {
+    if wanted == owner_of(stat) {
         return Ok(());
     }
     let (uid, gid) = some(wanted);

@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Mode, OFlags, ftruncate, linkat, makedev, mkdirat, mknodat, openat,
-    symlinkat,
+    AtFlags, Dev, FileType, Mode, OFlags, RawMode, ftruncate, linkat, makedev, mkdirat, mknodat,
+    openat, symlinkat,
 };
 use rustix::io::{Errno, pwrite};
 
@@ -19,9 +19,8 @@ use crate::layer::error::{Doing, Error, Result, text};
 use crate::layer::split::{Body, Sink};
 use crate::layer::tar::{Entry, Kind};
 
-/// Nobody but us may look into a file before it has its owner and mode.
-const UNFINISHED_FILE: Mode = Mode::from_raw_mode(0o600);
-const UNFINISHED_DIRECTORY: Mode = Mode::from_raw_mode(0o700);
+const UNFINISHED_FILE: RawMode = 0o600;
+const UNFINISHED_DIRECTORY: RawMode = 0o700;
 
 impl<S: Sink> Apply<'_, S> {
     pub(super) fn unpack(&mut self, entry: &Entry, place: Place) -> Result<()> {
@@ -38,7 +37,8 @@ impl<S: Sink> Apply<'_, S> {
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 let (kind, device) = special(entry)?;
                 self.make(entry, &place, |_, place| {
-                    mknodat(place.at(), &place.name, kind, UNFINISHED_FILE, device)
+                    let mode = Mode::from_raw_mode(UNFINISHED_FILE);
+                    mknodat(place.at(), &place.name, kind, mode, device)
                 })?;
                 Upper::Other
             }
@@ -67,7 +67,8 @@ impl<S: Sink> Apply<'_, S> {
     }
 
     fn directory(&mut self, entry: &Entry, place: &Place) -> Result<Upper> {
-        let make = || mkdirat(place.at(), &place.name, UNFINISHED_DIRECTORY);
+        let mode = attributes::first_mode(entry, place, UNFINISHED_DIRECTORY);
+        let make = || mkdirat(place.at(), &place.name, mode);
         let made = match make() {
             Err(Errno::EXIST) if self.make_room(place, entry.kind)? => Ok(()),
             Err(Errno::EXIST) => make(),
@@ -75,7 +76,7 @@ impl<S: Sink> Apply<'_, S> {
         };
         let dir = made.and_then(|()| place.open_dir()).doing("creating directory", &place.path)?;
         self.counts.ignored_xattrs += attributes::set_open(dir.as_fd(), entry, place)?;
-        self.tree.keep(&place.path, dir);
+        self.tree.keep(&place.path, dir)?;
         let xattrs = entry.xattrs.iter().map(|(name, _)| name.clone().into()).collect();
         Ok(Upper::Directory(Directory { times: attributes::times(entry), xattrs }))
     }
@@ -90,10 +91,11 @@ impl<S: Sink> Apply<'_, S> {
     }
 
     fn file(&mut self, entry: &Entry, place: &Place) -> Result<Upper> {
-        let file = match create(place) {
+        let mode = attributes::first_mode(entry, place, UNFINISHED_FILE);
+        let file = match create(place, mode) {
             Err(Errno::EXIST) => {
                 self.make_room(place, entry.kind)?;
-                create(place)
+                create(place, mode)
             }
             created => created,
         };
@@ -152,9 +154,9 @@ impl<S: Sink> Apply<'_, S> {
     }
 }
 
-fn create(place: &Place) -> rustix::io::Result<OwnedFd> {
+fn create(place: &Place, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(place.at(), &place.name, flags, UNFINISHED_FILE)
+    openat(place.at(), &place.name, flags, mode)
 }
 
 fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {

@@ -20,8 +20,8 @@ use std::rc::Rc;
 
 use lru::LruCache;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, fchmod, mkdirat, openat2, readlinkat,
-    statat,
+    AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, fchmod, fstat, mkdirat, openat2,
+    readlinkat, statat,
 };
 use rustix::io::Errno;
 
@@ -44,10 +44,32 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// A directory that is open.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    /// What is made in it belongs to root's group.
+    pub for_root: bool,
+}
+
+impl Directory {
+    fn new(fd: OwnedFd) -> rustix::io::Result<Rc<Self>> {
+        // With the set-group-id bit, or where the filesystem is mounted so, entries get the directory's group.
+        let for_root = fstat(&fd)?.st_gid == 0;
+        Ok(Rc::new(Self { fd, for_root }))
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// A name in a directory that exists.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub dir: Rc<OwnedFd>,
+    pub dir: Rc<Directory>,
     pub name: CString,
     /// The true path of the entry.
     pub path: Vec<u8>,
@@ -56,7 +78,7 @@ pub(super) struct Place {
 /// The end of a walk.
 struct Walked {
     /// The deepest directory that exists.
-    dir: Rc<OwnedFd>,
+    dir: Rc<Directory>,
     /// Its true path.
     path: Vec<u8>,
     /// What is missing below it.
@@ -65,8 +87,8 @@ struct Walked {
 
 /// A tree, seen from its root.
 pub(super) struct Tree {
-    root: Rc<OwnedFd>,
-    open: LruCache<Vec<u8>, Rc<OwnedFd>>,
+    root: Rc<Directory>,
+    open: LruCache<Vec<u8>, Rc<Directory>>,
 }
 
 /// Cleans a path as text: without `.`, empty components, and `..` (which stops at the root).
@@ -104,9 +126,10 @@ impl Tree {
     /// The tree below `root`.
     pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self> {
         let root = openat2(root, c".", DIRECTORY, Mode::empty(), BENEATH)
+            .and_then(Directory::new)
             .doing("opening the root of the tree", b"")?;
         let limit = NonZeroUsize::new(MOST_OPEN).expect("a constant above zero");
-        Ok(Self { root: Rc::new(root), open: LruCache::new(limit) })
+        Ok(Self { root, open: LruCache::new(limit) })
     }
 
     /// The place of a clean, non-empty path whose directories exist or are made.
@@ -138,7 +161,7 @@ impl Tree {
     }
 
     /// Opens an existing directory by its true path.
-    pub(super) fn dir(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
+    pub(super) fn dir(&mut self, path: &[u8]) -> Result<Rc<Directory>> {
         if path.is_empty() {
             return Ok(self.root.clone());
         }
@@ -146,17 +169,17 @@ impl Tree {
             return Ok(dir.clone());
         }
         let dir = c_name(path, path).and_then(|name| {
-            openat2(&self.root, name, DIRECTORY, Mode::empty(), BENEATH)
+            openat2(&*self.root, name, DIRECTORY, Mode::empty(), BENEATH)
                 .doing("opening directory", path)
         })?;
-        Ok(self.keep(path, dir))
+        self.keep(path, dir)
     }
 
-    /// Remembers an open directory.
-    pub(super) fn keep(&mut self, path: &[u8], dir: OwnedFd) -> Rc<OwnedFd> {
-        let dir = Rc::new(dir);
+    /// Remembers an open directory that has its owner.
+    pub(super) fn keep(&mut self, path: &[u8], dir: OwnedFd) -> Result<Rc<Directory>> {
+        let dir = Directory::new(dir).doing("reading attributes of", path)?;
         self.open.put(path.to_vec(), dir.clone());
-        dir
+        Ok(dir)
     }
 
     /// Forgets the directories at and below a path that is about to go.
@@ -220,11 +243,11 @@ impl Tree {
             return Ok(None);
         }
         let c_name = c_name(&name, &path)?;
-        match openat2(&at.dir, &c_name, DIRECTORY, Mode::empty(), BENEATH) {
-            Ok(dir) => (at.dir, at.path) = (self.keep(&path, dir), path),
+        match openat2(&*at.dir, &c_name, DIRECTORY, Mode::empty(), BENEATH) {
+            Ok(dir) => (at.dir, at.path) = (self.keep(&path, dir)?, path),
             Err(Errno::NOENT) => at.missing.push(name),
             Err(Errno::LOOP | Errno::NOTDIR) => {
-                return readlinkat(&at.dir, &c_name, Vec::new())
+                return readlinkat(&*at.dir, &c_name, Vec::new())
                     // No symlink either: a file stands where a directory is needed.
                     .map_err(|errno| if errno == Errno::INVAL { Errno::NOTDIR } else { errno })
                     .doing("following", &path)
@@ -245,17 +268,17 @@ impl Tree {
     }
 
     /// Makes the missing directories of a walk.
-    fn make_missing(&mut self, at: Walked) -> Result<(Rc<OwnedFd>, Vec<u8>)> {
+    fn make_missing(&mut self, at: Walked) -> Result<(Rc<Directory>, Vec<u8>)> {
         let Walked { mut dir, mut path, missing } = at;
         for name in missing {
             path = join(&path, &name);
             let name = c_name(&name, &path)?;
             let mode = Mode::from_raw_mode(IMPLIED_MODE);
-            let made = mkdirat(&dir, &name, mode)
-                .and_then(|()| openat2(&dir, &name, DIRECTORY, Mode::empty(), BENEATH))
+            let made = mkdirat(&*dir, &name, mode)
+                .and_then(|()| openat2(&*dir, &name, DIRECTORY, Mode::empty(), BENEATH))
                 .and_then(|made| fchmod(&made, mode).map(|()| made))
                 .doing("creating directory", &path)?;
-            dir = self.keep(&path, made);
+            dir = self.keep(&path, made)?;
         }
         Ok((dir, path))
     }
@@ -267,7 +290,7 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
     components.rev().map(<[u8]>::to_vec).collect()
 }
 
-fn place_in(dir: Rc<OwnedFd>, parent: &[u8], name: &[u8]) -> Result<Place> {
+fn place_in(dir: Rc<Directory>, parent: &[u8], name: &[u8]) -> Result<Place> {
     let path = join(parent, name);
     if path.len() > MOST_PATH {
         return Err(Errno::NAMETOOLONG).doing("finding", &path);
@@ -278,7 +301,7 @@ fn place_in(dir: Rc<OwnedFd>, parent: &[u8], name: &[u8]) -> Result<Place> {
 impl Place {
     /// What is there, a symlink itself included.
     pub(super) fn kind(&self) -> Result<Option<FileType>> {
-        match statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+        match statat(&*self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).doing("reading attributes of", &self.path),
@@ -287,13 +310,13 @@ impl Place {
 
     /// Opens the directory that is there.
     pub(super) fn open_dir(&self) -> rustix::io::Result<OwnedFd> {
-        openat2(&self.dir, &self.name, DIRECTORY, Mode::empty(), BENEATH)
+        openat2(&*self.dir, &self.name, DIRECTORY, Mode::empty(), BENEATH)
     }
 
     /// Opens the regular file that is there for reading.
     pub(super) fn open_file(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        openat2(&self.dir, &self.name, flags, Mode::empty(), BENEATH).doing("opening", &self.path)
+        openat2(&*self.dir, &self.name, flags, Mode::empty(), BENEATH).doing("opening", &self.path)
     }
 
     /// The directory, as system calls want it.

@@ -11,11 +11,8 @@ use rustix::io::{Errno, pread};
 
 use super::encoding::{self, CHUNK_HEADER, ChunkHeader, ChunkKind, Operation, Operations, Parts};
 use crate::layer::error::{Doing, Error, Result, text};
-use crate::layer::stream::{self, Digesting};
+use crate::layer::stream::{self, CHUNK, Digesting};
 use crate::types::DiffId;
-
-/// Contents up to this length are verified before their first byte is written.
-const BUFFER: usize = 1 << 20;
 
 /// A tar that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +25,18 @@ pub struct Reassembled {
 
 /// Writes the tar of `record` to `out`, reading contents from the tree below `root`. When this
 /// succeeds, `out` has the very bytes that were unpacked; when the tree differs, it is an
-/// [`Error::Verify`], and what `out` has is a beginning of the tar followed by nothing.
+/// [`Error::Verify`], and what `out` has is a beginning of the tar followed by nothing. Contents up
+/// to [`CHUNK`] bytes are verified before their first byte is written.
 pub fn reassemble(
     record: impl Read + Seek,
     root: BorrowedFd<'_>,
-    out: impl Write,
+    out: impl Write + Send,
     cancel: &AtomicBool,
 ) -> Result<Reassembled> {
     let mut record = Record::open(record)?;
     let end = record.end;
     let ((), diff_id, tar_size) = stream::digesting(out, |out| {
-        Writer { record: &mut record, root, out, cancel, next: 0, buffer: vec![0; BUFFER] }.run()
+        Writer { record: &mut record, root, out, cancel, next: 0 }.run()
     })?;
     if (diff_id, tar_size) != (end.diff_id, end.tar_size) {
         return Err(Error::Verify(format!("its digest is {diff_id}, not {}", end.diff_id)));
@@ -158,17 +156,16 @@ struct Checked {
     written: u64,
 }
 
-struct Writer<'a, 'b, R, W> {
+struct Writer<'a, 'b, R> {
     record: &'a mut Record<R>,
     root: BorrowedFd<'a>,
-    out: &'a mut Digesting<'b, W>,
+    out: &'a mut Digesting<'b>,
     cancel: &'a AtomicBool,
     /// Number of the next content.
     next: u64,
-    buffer: Vec<u8>,
 }
 
-impl<R: Read + Seek, W: Write> Writer<'_, '_, R, W> {
+impl<R: Read + Seek> Writer<'_, '_, R> {
     fn run(mut self) -> Result<()> {
         let mut index = 0;
         while let Some(chunk) = self.record.operations(index)? {
@@ -257,7 +254,7 @@ impl<R: Read + Seek, W: Write> Writer<'_, '_, R, W> {
     }
 
     /// Copies one run of a file. `total`: the length of the whole content, where this is all of it;
-    /// if it fits the buffer, it is verified before it is written.
+    /// if it fits a chunk, it is verified before it is written.
     fn copy(
         &mut self,
         file: &OwnedFd,
@@ -267,19 +264,18 @@ impl<R: Read + Seek, W: Write> Writer<'_, '_, R, W> {
         content: &mut Checked,
     ) -> Result<()> {
         while left > 0 {
-            let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read =
-                read_full(file, &mut self.buffer[..wanted], offset).doing("reading", path)?;
+            let wanted = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let bytes = self.out.room(wanted)?;
+            let read = read_full(file, bytes, offset).doing("reading", path)?;
             if read < wanted {
                 return Err(changed(path, "it is shorter"));
             }
-            let bytes = &self.buffer[..read];
             content.so_far = crc32c::crc32c_append(content.so_far, bytes);
             content.written += read as u64;
             if total == Some(content.written) && content.so_far != content.expected {
                 return Err(changed(path, "its content differs"));
             }
-            self.out.put(bytes)?;
+            self.out.filled(read);
             offset += read as u64;
             left -= read as u64;
             if left > 0 {

@@ -33,7 +33,7 @@ impl<W: Write> Recorder<W> {
     /// Begins a record.
     pub fn new(mut out: W) -> Result<Self> {
         out.write_all(encoding::MAGIC).map_err(Error::RecordOutput)?;
-        Ok(Self { out, operations: Vec::with_capacity(FULL), raw: Vec::new(), bodies: 0 })
+        Ok(Self { out, operations: Vec::new(), raw: Vec::new(), bodies: 0 })
     }
 
     /// Ends the record with what is known of the tar once it is read, and flushes it to `out`.

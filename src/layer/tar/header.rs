@@ -127,11 +127,10 @@ fn layout(block: &Block) -> Layout {
 
 /// Old writers summed signed bytes.
 fn checksum_matches(block: &Block) -> bool {
-    let (mut unsigned, mut signed) = (0_i64, 0_i64);
-    for (index, &byte) in block.iter().enumerate() {
-        let byte = if CHECKSUM.contains(&index) { b' ' } else { byte };
-        unsigned += i64::from(byte);
-        signed += i64::from(byte as i8);
-    }
-    octal(&block[CHECKSUM]).is_some_and(|sum| sum == unsigned || sum == signed)
+    let mut block = *block;
+    let Some(sum) = octal(&block[CHECKSUM]) else { return false };
+    block[CHECKSUM].fill(b' ');
+    let unsigned: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    let signed = || block.iter().map(|&byte| i64::from(byte as i8)).sum::<i64>();
+    sum == i64::from(unsigned) || sum == signed()
 }

@@ -180,6 +180,39 @@ fn attributes_end_as_in_containerd() {
     assert!(check(&parent(), &layer.end()));
 }
 
+/// A set-group-id bit, or a default access control list, of a directory that was there or that the layer brings: both
+/// come into what is made below it.
+#[test]
+fn what_a_directory_hands_down_ends_as_in_containerd() {
+    const WHOLE: u32 = u32::MAX;
+    let acl_entry = |(tag, perm, id): (u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    // The owner, group 7, the owning group, the mask, others.
+    let entries = [(1, 7, WHOLE), (4, 5, WHOLE), (8, 7, 7), (16, 7, WHOLE), (32, 0, WHOLE)];
+    let acl = [2_u32.to_le_bytes().to_vec(), entries.map(acl_entry).concat()].concat();
+    let of_group = |path: &str| Entry { mode: 0o2775, gid: 7, ..entry(Kind::Directory, path) };
+    let with_list = |path: &str| Entry {
+        xattrs: vec![(b"system.posix_acl_default".into(), acl.clone())],
+        ..entry(Kind::Directory, path)
+    };
+    let dirs = |tar: Tar, group: &str, list: &str| {
+        tar.entry(&of_group(group), b"").entry(&with_list(list), b"")
+    };
+    let mut layer = dirs(Tar::default(), "new-group", "new-list");
+    for dir in ["group", "list", "new-group", "new-list"] {
+        for (name, mode, uid) in
+            [("f", 0o644, 0), ("g", 0o600, 0), ("h", 0o4775, 0), ("i", 0o666, 5)]
+        {
+            let file = Entry { mode, uid, ..entry(Kind::File, &format!("{dir}/{name}")) };
+            layer = layer.entry(&file, b"content");
+        }
+        layer = layer.dir_mode(&format!("{dir}/sub"), 0o775);
+        layer = layer.file(&format!("{dir}/sub/f"), "content");
+    }
+    assert!(check(&dirs(Tar::default(), "group", "list").end(), &layer.end()));
+}
+
 /// Go's own collection of archives, good and bad, that comes with its sources.
 #[test]
 fn gos_test_archives_are_read_as_go_reads_them() {

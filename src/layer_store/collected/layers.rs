@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::{BUSY, LAYER, LEASED, REFERRED, Ruled, STREAMED, chain_id, each, found, then_if};
+use super::held::{self, Held};
+use super::{LAYER, REFERRED, Ruled, chain_id, each, found};
 use crate::gc::{Doomed, Found, Kind, Resource, Root, SNAPSHOT, Source};
 use crate::layer_store::error::Result;
 use crate::layer_store::{LayerStore, keys};
-use crate::snapshot::locks::Mode;
-use crate::types::{Holder, Namespace};
+use crate::types::{ChainId, Holder, Layer, Namespace, SnapshotKey};
 
 pub(super) struct Layers(pub(super) Arc<LayerStore>);
 
@@ -32,26 +31,32 @@ impl Layers {
         }
         Ok(all)
     }
+}
 
-    fn remove_one(&self, id: &str) -> Result<Option<&'static str>> {
-        let chain = chain_id(id)?;
-        let (layers, key) = (&self.0, keys::layer(&chain));
-        let wanted = [(&key, Mode::Exclusive)];
-        let Some(_held) = layers.locks.hold_within(&layers.ns, &wanted, Duration::ZERO) else {
-            return Ok(Some(BUSY));
-        };
-        let Some(layer) = layers.store().layer(&chain)? else { return Ok(None) };
-        if !layers.store().layer_refs(&chain, 1)?.is_empty() {
-            return Ok(Some(REFERRED));
-        }
-        if layers.active.has(LAYER, id) {
-            return Ok(Some(STREAMED));
-        }
-        if layers.is_leased(LAYER, chain)? {
-            return Ok(Some(LEASED));
-        }
-        layers.remove_layer(&chain, &layer)?;
-        Ok(None)
+impl Held for Layers {
+    const KIND: Kind = LAYER;
+    type Id = ChainId;
+    type Record = Layer;
+
+    fn id(text: &str) -> Ruled<ChainId> {
+        chain_id(text)
+    }
+
+    fn key(chain: &ChainId) -> SnapshotKey {
+        keys::layer(chain)
+    }
+
+    fn record(layers: &LayerStore, chain: &ChainId) -> Ruled<Option<Layer>> {
+        Ok(layers.store().layer(chain)?)
+    }
+
+    fn needed(layers: &LayerStore, chain: &ChainId, _: &Layer) -> Result<Option<&'static str>> {
+        let holders = layers.store().layer_refs(chain, 1)?;
+        Ok((!holders.is_empty()).then_some(REFERRED))
+    }
+
+    fn remove(layers: &LayerStore, chain: &ChainId, layer: &Layer) -> Result<()> {
+        layers.remove_layer(chain, layer).map(drop)
     }
 }
 
@@ -88,8 +93,7 @@ impl Source for Layers {
     }
 
     fn exists(&self, ns: &Namespace, id: &str) -> Ruled<Option<bool>> {
-        self.0.refuse_others(ns, LAYER)?;
-        Ok(Some(self.0.store().layer(&chain_id(id)?)?.is_some()))
+        held::exists::<Self>(&self.0, ns, id)
     }
 
     fn while_existing(
@@ -98,13 +102,10 @@ impl Source for Layers {
         id: &str,
         then: &mut dyn FnMut() -> Ruled<()>,
     ) -> Ruled<Option<bool>> {
-        self.0.refuse_others(ns, LAYER)?;
-        let key = keys::layer(&chain_id(id)?);
-        let _held = self.0.locks.hold(ns, &[(&key, Mode::Shared)]);
-        then_if(self.exists(ns, id)?, then)
+        held::while_existing::<Self>(&self.0, ns, id, then)
     }
 
     fn remove(&self, _: &Namespace, doomed: &mut Doomed<'_>) {
-        each(doomed, |id| self.remove_one(id));
+        each(doomed, |id| held::remove_one::<Self>(&self.0, id));
     }
 }

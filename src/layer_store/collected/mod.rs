@@ -13,6 +13,7 @@
 //! Streams under way hold what they read, mounts what is mounted. All of it is in the layers' namespace, so leases
 //! of that namespace hold it. [`Source::remove`](crate::gc::Source::remove) looks again under the lock that whoever comes to refer takes.
 
+mod held;
 mod imports;
 mod layers;
 mod rw;
@@ -182,14 +183,6 @@ fn of_rules(error: Error) -> snapshot::Error {
 fn found(id: String, root: Option<String>, edges: Vec<Resource>) -> Found {
     let edges = edges.into_iter().map(|to| (Tie::Part, to)).collect();
     Found { id, version: 0, root, until: None, edges, back: Vec::new() }
-}
-
-/// A lease comes to hold what exists; its name is locked.
-fn then_if(exists: Option<bool>, then: &mut dyn FnMut() -> Ruled<()>) -> Ruled<Option<bool>> {
-    if exists == Some(true) {
-        then()?;
-    }
-    Ok(exists)
 }
 
 fn chain_id(text: &str) -> Ruled<ChainId> {

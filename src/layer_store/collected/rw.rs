@@ -1,14 +1,13 @@
 //! Read-write layers, as the collector sees them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{BUSY, LAYER, LEASED, REFERRED, RW, Ruled, STREAMED, each, found, given_name, then_if};
+use super::held::{self, Held};
+use super::{LAYER, REFERRED, RW, Ruled, each, found, given_name};
 use crate::gc::{Doomed, Found, Kind, Resource, SNAPSHOT, Source};
 use crate::layer_store::error::Result;
 use crate::layer_store::{LayerStore, keys};
-use crate::snapshot::locks::Mode;
-use crate::types::{GivenName, Namespace, RwLayer, VolumeId};
+use crate::types::{GivenName, Namespace, RwLayer, SnapshotKey, VolumeId};
 
 pub(super) struct RwLayers(pub(super) Arc<LayerStore>);
 
@@ -25,29 +24,35 @@ impl RwLayers {
         };
         Ok(self.0.store().rw_layers()?.into_iter().map(found).collect())
     }
+}
 
-    fn remove_one(&self, id: &str) -> Result<Option<&'static str>> {
-        let name = given_name(id)?;
-        let (layers, key) = (&self.0, keys::rw(&name));
-        let wanted = [(&key, Mode::Exclusive)];
-        let Some(_held) = layers.locks.hold_within(&layers.ns, &wanted, Duration::ZERO) else {
-            return Ok(Some(BUSY));
-        };
-        let Some(layer) = layers.store().rw_layer(&name)? else { return Ok(None) };
+impl Held for RwLayers {
+    const KIND: Kind = RW;
+    type Id = GivenName;
+    type Record = RwLayer;
+
+    fn id(text: &str) -> Ruled<GivenName> {
+        given_name(text)
+    }
+
+    fn key(name: &GivenName) -> SnapshotKey {
+        keys::rw(name)
+    }
+
+    fn record(layers: &LayerStore, name: &GivenName) -> Ruled<Option<RwLayer>> {
+        Ok(layers.store().rw_layer(name)?)
+    }
+
+    fn needed(layers: &LayerStore, _: &GivenName, layer: &RwLayer) -> Result<Option<&'static str>> {
         if layer.references > 0 {
             return Ok(Some(REFERRED));
         }
-        if layers.active.has(RW, id) {
-            return Ok(Some(STREAMED));
-        }
-        if layers.is_leased(RW, &name)? {
-            return Ok(Some(LEASED));
-        }
-        if layers.snapshots.volumes().is_in_use(VolumeId::of(layer.snapshot)) {
-            return Ok(Some("files of it are open"));
-        }
-        layers.remove_rw(&name, &layer)?;
-        Ok(None)
+        let in_use = layers.snapshots.volumes().is_in_use(VolumeId::of(layer.snapshot));
+        Ok(in_use.then_some("files of it are open"))
+    }
+
+    fn remove(layers: &LayerStore, name: &GivenName, layer: &RwLayer) -> Result<()> {
+        layers.remove_rw(name, layer)
     }
 }
 
@@ -70,8 +75,7 @@ impl Source for RwLayers {
     }
 
     fn exists(&self, ns: &Namespace, id: &str) -> Ruled<Option<bool>> {
-        self.0.refuse_others(ns, RW)?;
-        Ok(Some(self.0.store().rw_layer(&given_name(id)?)?.is_some()))
+        held::exists::<Self>(&self.0, ns, id)
     }
 
     fn while_existing(
@@ -80,13 +84,10 @@ impl Source for RwLayers {
         id: &str,
         then: &mut dyn FnMut() -> Ruled<()>,
     ) -> Ruled<Option<bool>> {
-        self.0.refuse_others(ns, RW)?;
-        let key = keys::rw(&given_name(id)?);
-        let _held = self.0.locks.hold(ns, &[(&key, Mode::Shared)]);
-        then_if(self.exists(ns, id)?, then)
+        held::while_existing::<Self>(&self.0, ns, id, then)
     }
 
     fn remove(&self, _: &Namespace, doomed: &mut Doomed<'_>) {
-        each(doomed, |id| self.remove_one(id));
+        each(doomed, |id| held::remove_one::<Self>(&self.0, id));
     }
 }

@@ -27,7 +27,7 @@ impl LayerStore {
     pub fn export_image(
         &self,
         name: &GivenName,
-        out: impl Write,
+        out: impl Write + Send,
         progress: &Progress,
     ) -> Result<()> {
         let image = self.image(name)?;
@@ -50,7 +50,7 @@ struct Archive<W> {
     written: BTreeSet<String>,
 }
 
-impl<W: Write> Archive<W> {
+impl<W: Write + Send> Archive<W> {
     fn write(
         &mut self,
         name: &GivenName,

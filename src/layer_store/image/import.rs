@@ -21,6 +21,8 @@ use crate::types::{ChainId, GivenName, Holder, Image};
 pub struct ImportImage<'a> {
     /// The name to give; `None`: those that the source has.
     pub name: Option<GivenName>,
+    /// Which image of a source that holds several, as the source calls it; `None`: all.
+    pub only: Option<&'a str>,
     /// Told how far it is, and asked whether to go on.
     pub progress: &'a Progress,
 }
@@ -49,12 +51,11 @@ impl LayerStore {
         source: &Source,
         import: ImportImage<'_>,
     ) -> Result<Vec<ImportedImage>> {
-        let found = manifest::images(source)?;
+        let found = select(manifest::images(source)?, import.only)?;
         if import.name.is_some() && found.len() > 1 {
-            let names: Vec<_> = found.iter().flat_map(|image| image.names.clone()).collect();
             return Err(Error::InvalidArgument(format!(
-                "the file holds several images ({}): import it without giving a name",
-                names.join(", ")
+                "the file holds several images ({}): choose one with --only, or import all without giving a name",
+                called(&found)
             )));
         }
         announce(source, &found, import.progress)?;
@@ -186,6 +187,24 @@ impl LayerStore {
         tracing::info!(%name, layers = removed.len(), "image removed");
         Ok(removed)
     }
+}
+
+/// What the source calls its images.
+fn called(found: &[Found]) -> String {
+    let names: Vec<_> = found.iter().flat_map(|image| image.names.clone()).collect();
+    names.join(", ")
+}
+
+fn select(found: Vec<Found>, only: Option<&str>) -> Result<Vec<Found>> {
+    let Some(only) = only else { return Ok(found) };
+    let all = called(&found);
+    let is_it = |image: &Found| image.names.iter().any(|name| name == only);
+    let selected: Vec<_> = found.into_iter().filter(is_it).collect();
+    if selected.is_empty() {
+        let text = format!("the file holds no image that it calls {only:?}, but: {all}");
+        return Err(Error::InvalidArgument(text));
+    }
+    Ok(selected)
 }
 
 /// Tells how much there is to read.

@@ -140,6 +140,7 @@ fn in_archive(file: &File, index: &HashMap<Vec<u8>, Member>, name: &str) -> Resu
 fn archive(file: File) -> Result<Members> {
     let mut index = HashMap::new();
     let mut input = BufReader::with_capacity(64 << 10, file.try_clone().map_err(unreadable)?);
+    let length = file.metadata().map_err(unreadable)?.len();
     let mut at = 0;
     loop {
         input.seek(SeekFrom::Start(at)).map_err(unreadable)?;
@@ -164,6 +165,9 @@ fn archive(file: File) -> Result<Members> {
                 index.insert(path, Member::Link(clean(&target)));
             }
             Kind::Directory | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {}
+        }
+        if offset.saturating_add(size) > length {
+            return Err(Error::InvalidImage("its archive is cut short".to_owned()));
         }
         let block = BLOCK as u64;
         at = size

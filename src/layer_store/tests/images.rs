@@ -124,9 +124,18 @@ fn file_of(bytes: &[u8]) -> OwnedFd {
 }
 
 fn import(rig: &Rig, input: OwnedFd, given: Option<&str>) -> Result<Vec<ImportedImage>> {
+    import_only(rig, input, given, None)
+}
+
+fn import_only(
+    rig: &Rig,
+    input: OwnedFd,
+    given: Option<&str>,
+    only: Option<&str>,
+) -> Result<Vec<ImportedImage>> {
     let progress = &Progress::default();
     let source = Source::open(rig.layers(), input, progress)?;
-    rig.layers().import_image(&source, ImportImage { name: given.map(name), progress })
+    rig.layers().import_image(&source, ImportImage { name: given.map(name), only, progress })
 }
 
 #[track_caller]
@@ -237,6 +246,11 @@ fn damaged_and_incomplete_images_are_refused_and_leave_nothing() {
         ("nothing known", tar(&[("etc/passwd", b"root")])),
         ("no tar", b"what is this?".repeat(100)),
         ("not even an archive", Vec::new()),
+        ("one that is cut inside a file", {
+            let mut cut = archive(&whole);
+            cut.truncate(3 * 512);
+            cut
+        }),
         ("for another machine", {
             let mut files = oci(&layers, None);
             let text = String::from_utf8(files[6].1.clone()).unwrap();
@@ -265,6 +279,32 @@ fn damaged_and_incomplete_images_are_refused_and_leave_nothing() {
         assert_eq!(rig.chains(), [], "{what}");
         assert_eq!(rig.layers().images().unwrap(), [], "{what}");
     }
+    rig.assert_sound();
+}
+
+/// A layout collects images, tag by tag, as skopeo and umoci write it.
+#[test]
+fn one_image_of_several_can_be_chosen_and_named() {
+    let rig = Rig::native();
+    let layers = layers();
+    let mut files = oci(&layers, Some("v1"));
+    let index: serde_json::Value = serde_json::from_slice(&files.last().unwrap().1).unwrap();
+    let (mut first, mut second) = (index["manifests"][0].clone(), index["manifests"][0].clone());
+    first["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "v1"});
+    second["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "v2"});
+    let both = serde_json::json!({"schemaVersion": 2, "manifests": [first, second]});
+    files.last_mut().unwrap().1 = serde_json::to_vec(&both).unwrap();
+    let bytes = archive(&files);
+
+    let error = import(&rig, file_of(&bytes), Some("app:1")).unwrap_err().to_string();
+    assert!(error.contains("v1, v2") && error.contains("--only"), "{error}");
+    let error = import_only(&rig, file_of(&bytes), None, Some("v3")).unwrap_err().to_string();
+    assert!(error.contains("v1, v2"), "{error}");
+    assert_eq!(rig.layers().images().unwrap(), []);
+
+    import_only(&rig, file_of(&bytes), Some("app:2"), Some("v2")).unwrap();
+    assert_holds(&rig, "app:2", &layers);
+    assert_eq!(rig.layers().images().unwrap().len(), 1);
     rig.assert_sound();
 }
 

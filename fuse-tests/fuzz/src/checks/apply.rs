@@ -117,15 +117,29 @@ struct Cage {
     before: BTreeMap<PathBuf, Vec<u8>>,
 }
 
+thread_local! {
+    // Made once: the fuzzer counts in executions a second.
+    static CAGES: [Cage; 2] = [Cage::new(), Cage::new()];
+}
+
 impl Cage {
     fn new() -> Self {
         let dir = scratch();
-        fs::create_dir(dir.path().join("root")).unwrap();
         for name in ["a", "b", "out"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
+        fs::create_dir(dir.path().join("root")).unwrap();
         let before = beside(dir.path());
         Self { dir, before }
+    }
+
+    fn clear(&self) {
+        fs::remove_dir_all(self.root()).unwrap();
+        fs::create_dir(self.root()).unwrap();
+    }
+
+    fn check(&self) {
+        assert!(beside(self.dir.path()) == self.before, "something outside the tree changed");
     }
 
     /// Unpacks a layer; false if it was refused.
@@ -135,7 +149,6 @@ impl Cage {
         let options = Options { limits: Limits::default(), cancel: &NEVER, done: &done };
         let mut recorder = Recorder::new(Vec::new()).unwrap();
         let applied = apply(tree.as_fd(), tar, &mut recorder, options);
-        assert!(beside(self.dir.path()) == self.before, "something outside the tree changed");
         let Ok(applied) = applied else { return false };
         let record = recorder.finish(applied.diff_id, applied.tar_size).unwrap();
         let mut back = Vec::new();
@@ -179,11 +192,17 @@ fn tree_of(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 
 /// Panics if something escapes, if a layer doesn't come back, or if the order of whiteouts matters.
 pub fn run(data: &[u8]) {
-    let layers = layers(data);
-    let (as_given, reordered) = (Cage::new(), Cage::new());
+    CAGES.with(|cages| {
+        unpack(&layers(data), cages);
+        cages.iter().for_each(Cage::check);
+        cages.iter().for_each(Cage::clear);
+    });
+}
+
+fn unpack(layers: &[Vec<Made>], [as_given, reordered]: &[Cage; 2]) {
     // Through a link, the same path means another place before and after the link is made.
     let no_links = layers.iter().flatten().all(|made| made.entry.link.is_empty());
-    for layer in &layers {
+    for layer in layers {
         // A half-unpacked layer is to be discarded.
         if !as_given.unpack(&tar(layer.iter())) {
             return;

@@ -5,6 +5,7 @@
 //! So the bytes are taken as a record three ways: as they are, with the checksums put right, and as
 //! the plain content of chunks, which are compressed and ended properly here.
 
+use std::cell::RefCell;
 use std::io::Cursor;
 use std::os::fd::AsFd;
 
@@ -19,6 +20,9 @@ const HEADER: usize = 9;
 
 thread_local! {
     static TREE: tempfile::TempDir = tree();
+    // Made once: the fuzzer counts in executions a second.
+    static COMPRESSOR: RefCell<zstd::bulk::Compressor<'static>> =
+        RefCell::new(zstd::bulk::Compressor::new(1).unwrap());
 }
 
 fn tree() -> tempfile::TempDir {
@@ -93,7 +97,7 @@ fn with_end(data: &[u8], digest: [u8; 32], tar_size: u64, contents: u8) -> Vec<u
 }
 
 fn compressed(content: &[u8]) -> Vec<u8> {
-    zstd::encode_all(content, 1).unwrap()
+    COMPRESSOR.with_borrow_mut(|compressor| compressor.compress(content).unwrap())
 }
 
 fn chunk(record: &mut Vec<u8>, kind: u8, payload: &[u8]) {
