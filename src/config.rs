@@ -203,9 +203,9 @@ pub struct Settings {
     pool: Option<String>,
     /// Take a pool that doesn't match the metadata store (thin backend)
     ///
-    /// For one start, after a pool or a store was brought back from a copy, or one of them is gone
-    /// for good. Snapshots that the pool doesn't have are lost; thin devices that no snapshot names
-    /// are set aside, see `thinfs faulty`. Not for configuration files.
+    /// For one start, after a pool, its data device or a store was brought back from a copy, or one of them is gone
+    /// for good. Snapshots that the pool doesn't have are lost, and what they have on another data device;
+    /// thin devices that no snapshot names are set aside, see `thinfs faulty`. Not for configuration files.
     #[arg(long)]
     #[serde(skip)]
     force_adopt: bool,

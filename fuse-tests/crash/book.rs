@@ -1,6 +1,7 @@
 //! What is known of every key: kept in memory, and where the whole machine is cut off, on a disk that is cut off less.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -24,13 +25,27 @@ pub struct Known {
     pub chain: Vec<String>,
 }
 
-type Keys = BTreeMap<String, Known>;
+/// What is known of every key.
+pub type Keys = BTreeMap<String, Known>;
 
 /// Every key that anybody used.
 #[derive(Debug, Default)]
 pub struct Book {
     keys: Mutex<Keys>,
     disk: Option<Mutex<Log>>,
+    history: Option<Mutex<History>>,
+}
+
+/// Every state of the book so far, and who is told of the number of the newest.
+struct History {
+    states: Vec<Keys>,
+    tell: Box<dyn Fn(usize) + Send>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History").field("states", &self.states.len()).finish_non_exhaustive()
+    }
 }
 
 impl Book {
@@ -47,12 +62,34 @@ impl Book {
             disk.lock().unwrap().append(key, &known);
         }
         keys.insert(key.to_owned(), known);
+        if let Some(history) = &self.history {
+            let mut history = history.lock().unwrap();
+            history.states.push(keys.clone());
+            (history.tell)(history.states.len() - 1);
+        }
+    }
+
+    /// A blank book that remembers each of its states. `tell` is told of each one's number before anything else happens.
+    pub fn with_history(tell: impl Fn(usize) + Send + 'static) -> Book {
+        tell(0);
+        let history = History { states: vec![Keys::new()], tell: Box::new(tell) };
+        Book { history: Some(Mutex::new(history)), ..Book::default() }
+    }
+
+    /// The states by their numbers.
+    pub fn into_states(self) -> Vec<Keys> {
+        self.history.expect("made with a history").into_inner().unwrap().states
+    }
+
+    /// A book in this state.
+    pub fn of(keys: Keys) -> Book {
+        Book { keys: Mutex::new(keys), ..Book::default() }
     }
 
     /// What an earlier boot wrote down on a disk; nothing if it is blank.
     pub fn load(disk: &Path) -> Book {
         let log = Log::open(disk);
-        Book { keys: Mutex::new(log.read()), disk: None }
+        Book { keys: Mutex::new(log.read()), ..Book::default() }
     }
 
     /// Writes down what is known now, and what comes to be known from here on.

@@ -6,8 +6,10 @@
 
 mod adopt;
 mod book;
+mod faults;
 mod points;
 mod power;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -85,6 +85,8 @@ steps! {
     LoopDetach = "loop.detach",
     /// The superblock forgets a metadata snapshot that was never written.
     MendSuperblock = "metadata.mend",
+    /// Metadata that the kernel has marked is checked, and the mark cleared.
+    CheckMetadata = "metadata.check",
 
     // --- device-mapper ---
     /// A device is created, without a table.
@@ -121,6 +123,10 @@ steps! {
     Mkfs = "template.mkfs",
     /// A thin device that is there to be deleted gets its block.
     Ballast = "ballast.fill",
+    /// What the pool's data device is known by is written for the first time.
+    WitnessMake = "witness.make",
+    /// It is written anew, as each start does.
+    WitnessRenew = "witness.renew",
     /// A template's root directory becomes an empty snapshot's.
     EmptyRoot = "template.empty_root",
     /// A filesystem is mounted, detached.

@@ -11,6 +11,8 @@ use crate::volume;
 
 /// Between two looks at what is still to be destroyed.
 const LOOK: Duration = Duration::from_millis(50);
+/// So many looks in a row at which all that is left fails are enough.
+const PASSES: u32 = 10;
 
 /// Collects, then has the reaper destroy what was removed. A dry run does neither.
 pub(super) fn collect(
@@ -28,23 +30,32 @@ pub(super) fn collect(
     (reply.destroyed, reply.waiting) = (reaped.destroyed as u64, reaped.waiting as u64);
     reply.failed.extend(reaped.failed);
     if request.wait {
-        reply.destroyed += wait_for_reaper(context, cancel)?;
-        reply.waiting = 0;
+        wait_for_reaper(context, cancel, &mut reply)?;
     }
     Ok(reply)
 }
 
-/// Until nothing is left that was removed; gives how much was left.
-fn wait_for_reaper(context: &Context, cancel: &AtomicBool) -> Result<u64> {
-    let mut destroyed = 0;
+/// Until nothing is left that was removed, or only what fails each time: an operator must see to that.
+fn wait_for_reaper(context: &Context, cancel: &AtomicBool, reply: &mut GcReply) -> Result<()> {
+    let mut failed_passes = 0;
+    reply.waiting = 0;
     while context.snapshots.pending()? > 0 {
         if cancel.load(Ordering::Relaxed) {
             return Err(volume::Error::Cancelled("waiting for the reaper".to_owned()).into());
         }
         std::thread::sleep(LOOK);
-        destroyed += context.snapshots.cleanup()?.destroyed as u64;
+        let reaped = context.snapshots.cleanup()?;
+        reply.destroyed += reaped.destroyed as u64;
+        let stuck = reaped.destroyed == 0 && reaped.waiting == 0 && !reaped.failed.is_empty();
+        failed_passes = if stuck { failed_passes + 1 } else { 0 };
+        if failed_passes == PASSES {
+            reply.failed.extend(reaped.failed);
+            break;
+        }
     }
-    Ok(destroyed)
+    reply.failed.sort();
+    reply.failed.dedup();
+    Ok(())
 }
 
 fn from_report(report: Report) -> GcReply {

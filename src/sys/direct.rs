@@ -39,6 +39,11 @@ impl Block {
         u64::from_le_bytes(std::array::from_fn(|i| self.0[at + i]))
     }
 
+    /// Puts bytes at a byte offset.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Puts a little-endian number at a byte offset.
     pub fn set_u32(&mut self, at: usize, value: u32) {
         self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());

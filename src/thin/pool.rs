@@ -282,30 +282,30 @@ impl Pool {
         Err(Error::Unhealthy {
             pool: self.name.clone(),
             condition: status.condition(),
-            advice: advice(&status),
+            advice: ADVICE,
         })
     }
 
     fn message(&self, step: Step, text: &str) -> Result<()> {
         let _turn = self.messages.lock();
-        self.target.message(&self.name, step, text)?;
-        self.check_healthy().map(drop)
+        match self.target.message(&self.name, step, text) {
+            // What the kernel answers for a pool that it has stopped.
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
+                self.check_healthy()?;
+                Err(error.into())
+            }
+            sent => {
+                sent?;
+                self.check_healthy().map(drop)
+            }
+        }
     }
 }
 
-fn advice(status: &PoolStatus) -> &'static str {
-    match status.mode {
-        PoolMode::Failed => {
-            "stop thinfs, remove the pool device (dmsetup remove), run thin_check on its metadata, start again"
-        }
-        _ if status.needs_check => {
-            "stop thinfs, run thin_check (or thin_repair) on its metadata, clear the flag with thin_check --clear-needs-check-flag"
-        }
-        _ => {
-            "its metadata is full or could not be written; grow the metadata device, see the kernel log"
-        }
-    }
-}
+/// What to do about a pool that the kernel has stopped.
+const ADVICE: &str = "its metadata could not be written, or is full (see the kernel log). See to its device, then stop thinfs \
+     and start it again: the start has thin_check look at the metadata, and goes on if it is whole. Of a pool that thinfs did \
+     not make: take it down, run thin_check --clear-needs-check-flag on its metadata, make it again";
 
 /// The pool's metadata snapshot, reserved. Released when dropped.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub use lease::{LEASED_SNAPSHOT, Lease, LeaseId, Leased, MAX_LEASE_LEN, Namespac
 pub use mount_form::{MountForm, UnknownMountForm};
 pub use references::{EXPIRE_LABEL, FLAT_LABEL, LabelReference, ROOT_LABEL, label_references};
 pub use snapshot::{Counts, Snapshot};
-pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState};
+pub use volume::{Backing, FaultyId, Pool, Template, Volume, VolumeState, Witness};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -92,6 +92,19 @@ pub struct Pool {
     pub adopting: bool,
     /// Thin ids whose blocks are there to be freed when the pool has none left and must be moved on.
     pub ballast: Vec<u32>,
+    /// What the pool's data device is known by; `None` before the first volume is made.
+    pub witness: Option<Witness>,
+}
+
+/// What stands on the data device of a pool, in a thin device of its own: nothing else tells that device from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// The thin device.
+    pub thin_id: u32,
+    /// Random, one for each pool.
+    pub token: String,
+    /// Rises with each start; a copy of the device has a lower one than the device that was used since.
+    pub run: u64,
 }
 
 /// A thin id that is set aside: what the pool has under it is not what the records would have it.

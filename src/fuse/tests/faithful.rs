@@ -13,7 +13,7 @@ use super::*;
 
 /// Runs `work` in a snapshot with passthrough, in one without, and on the host's own filesystem; what it comes
 /// to must be equal.
-fn same_everywhere<T: PartialEq + std::fmt::Debug>(work: impl Fn(&Path) -> T) -> T {
+pub(super) fn same_everywhere<T: PartialEq + std::fmt::Debug>(work: impl Fn(&Path) -> T) -> T {
     let reference = reference();
     let expected = work(reference.path());
     for mounted in [Mounted::new(), Mounted::without_passthrough()] {
@@ -33,7 +33,7 @@ fn reference() -> TempDir {
 }
 
 /// Exit code and output of a Python script.
-fn python(script: &str, arguments: &[&Path]) -> String {
+pub(super) fn python(script: &str, arguments: &[&Path]) -> String {
     let done = Command::new("python3").arg("-c").arg(script).args(arguments).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     format!("{:?} {out}{}", done.status.code(), err.lines().last().unwrap_or_default())

@@ -12,6 +12,7 @@ use crate::fs::testing::Rig;
 
 mod basics;
 mod caching;
+mod corners;
 mod faithful;
 mod lifecycle;
 mod permissions;

@@ -1,7 +1,7 @@
 //! Column family `system`: facts about the store itself.
 
 use super::{Malformed, encode_record, split_version};
-use crate::types::{FaultyId, Pool, Template};
+use crate::types::{FaultyId, Pool, Template, Witness};
 
 /// `schema`, `snapshot_ids`, `pool` and `keeping`, one row each.
 pub(in crate::meta) struct System;
@@ -41,6 +41,18 @@ struct PoolRecord {
     adopting: bool,
     #[prost(uint32, repeated, tag = "43")]
     ballast: Vec<u32>,
+    #[prost(message, optional, tag = "44")]
+    witness: Option<WitnessRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WitnessRecord {
+    #[prost(uint32, tag = "1")]
+    thin_id: u32,
+    #[prost(string, tag = "2")]
+    token: String,
+    #[prost(uint64, tag = "3")]
+    run: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -121,6 +133,11 @@ impl System {
             settled: pool.settled,
             adopting: pool.adopting,
             ballast: pool.ballast.clone(),
+            witness: pool.witness.as_ref().map(|w| WitnessRecord {
+                thin_id: w.thin_id,
+                token: w.token.clone(),
+                run: w.run,
+            }),
         };
         encode_record(1, &record)
     }
@@ -140,6 +157,11 @@ impl System {
             settled: record.settled,
             adopting: record.adopting,
             ballast: record.ballast,
+            witness: record.witness.map(|w| Witness {
+                thin_id: w.thin_id,
+                token: w.token,
+                run: w.run,
+            }),
         })
     }
 }
@@ -177,6 +199,7 @@ mod tests {
             settled: true,
             adopting: true,
             ballast: vec![8, 9],
+            witness: Some(Witness { thin_id: 10, token: "token".into(), run: 3 }),
         };
         assert_eq!(System::decode_pool(&System::encode_pool(&pool)).unwrap(), pool);
     }

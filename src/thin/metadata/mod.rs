@@ -24,8 +24,9 @@ pub use block::MetadataDevice;
 pub use mend::forget_unwritten_snapshot;
 pub use space::{Shares, data_blocks};
 
-use super::ThinId;
+use super::{Sectors, ThinId};
 use crate::sys::direct;
+use diff::TIME_BITS;
 
 /// The metadata could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Magic number of the superblock.
 const SUPERBLOCK_MAGIC: u64 = 27_022_010;
+/// Where the superblock has its flags, and the one that keeps a pool read-only until somebody has checked it.
+const FLAGS: usize = 4;
+const FLAG_NEEDS_CHECK: u32 = 1;
+/// Where the superblock has the size of a data block, in sectors.
+const DATA_BLOCK_SIZE: usize = 336;
 
 /// What the details tree says of one thin device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +102,23 @@ pub fn first_block(device: &MetadataDevice) -> Result<FirstBlock> {
     })
 }
 
+/// Whether the kernel has noted that this metadata must be checked before it is written again. False on a blank device.
+pub fn needs_check(device: &MetadataDevice) -> Result<bool> {
+    match first_block(device)? {
+        FirstBlock::Superblock => {
+            Ok(device.read(0, Checksum::Superblock)?.u32(FLAGS) & FLAG_NEEDS_CHECK != 0)
+        }
+        FirstBlock::Blank | FirstBlock::Other => Ok(false),
+    }
+}
+
 /// The metadata as of one superblock. Valid while that superblock's metadata snapshot is held.
 #[derive(Debug)]
 pub struct View<'a> {
     device: &'a MetadataDevice,
     mapping_root: u64,
     details_root: u64,
+    block_size: Sectors,
 }
 
 impl<'a> View<'a> {
@@ -112,7 +129,24 @@ impl<'a> View<'a> {
         if block.u64(32) != SUPERBLOCK_MAGIC {
             return Err(Error::Damaged { block: root, why: "is no superblock".to_owned() });
         }
-        Ok(Self { device, mapping_root: block.u64(320), details_root: block.u64(328) })
+        Ok(Self {
+            device,
+            mapping_root: block.u64(320),
+            details_root: block.u64(328),
+            block_size: Sectors(block.u32(DATA_BLOCK_SIZE).into()),
+        })
+    }
+
+    /// The size of the pool's data blocks.
+    pub fn block_size(&self) -> Sectors {
+        self.block_size
+    }
+
+    /// The data block in which `thin` has its block number `block`. `None`: no such thin device, or nothing mapped there.
+    pub fn data_block(&self, thin: ThinId, block: u64) -> Result<Option<u64>> {
+        let Some(root) = self.mapping_of(thin)? else { return Ok(None) };
+        let found = btree::find::<8>(self.device, root, block)?;
+        Ok(found.map(|(_, mapping)| u64::from_le_bytes(mapping) >> TIME_BITS))
     }
 
     /// Every thin device, in order of ids.

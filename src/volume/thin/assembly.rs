@@ -1,7 +1,9 @@
 //! Builds the pool from its source or finds it again, and takes down what thinfs made.
 //!
 //! Each step can be repeated: a daemon that was killed leaves the pool active, files attached and
-//! thin devices active, and the next start finds all of them by name or by backing file.
+//! thin devices active, and the next start finds all of them by name or by backing file. A pool of ours that the kernel
+//! has stopped, for its metadata could not be written, is taken out of the kernel, checked ([`remedy`](super::remedy))
+//! and made active again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +17,16 @@ use super::error::{self, Refusal, backend, dm_error, pool_error, refused};
 use super::files::{AttachedFile, GrowingFile, PoolFiles, Room};
 use super::identity::Identity;
 use super::keeper::{Files, Growth};
-use super::room;
+use super::{remedy, room, witness};
 use crate::sys::loopdev::IoMode;
 use crate::sys::mount::block_device;
 use crate::thin::dm::{DevNum, Dm};
-use crate::thin::metadata::{self, FirstBlock};
+use crate::thin::metadata::{self, FirstBlock, View};
 use crate::thin::pool::Pool;
+use crate::thin::status::PoolStatus;
 use crate::thin::table::{PoolTable, WhenFull};
 use crate::thin::{Sectors, ThinId};
+use crate::types;
 use crate::volume::{Error, Result};
 
 /// How long a start waits for thin devices of an earlier run to be closed, all together. A killed daemon's
@@ -45,22 +49,26 @@ pub(super) struct Assembly {
     files: Option<PoolFiles>,
     /// Bytes of the data device, where the pool is ours to lengthen.
     data_device: Option<u64>,
+    /// The pool was active before.
+    was_active: bool,
 }
 
 /// A device of the pool that is about to be made or found.
 struct Part {
     number: DevNum,
     path: PathBuf,
+    /// What a person knows it by: the file of a loop device.
+    known_as: PathBuf,
 }
 
 impl Assembly {
-    /// Finds or builds the pool. `known`: the store has a record of it. After an error nothing that
+    /// Finds or builds the pool. `record`: what the store knows of it. After an error nothing that
     /// is ours is left active.
     pub(super) fn build(
         config: &ThinConfig,
         dm: &Arc<Dm>,
         identity: Identity,
-        known: bool,
+        record: Option<&types::Pool>,
     ) -> Result<(Pool, Self)> {
         let mut assembly = Self {
             dm: dm.clone(),
@@ -71,8 +79,9 @@ impl Assembly {
             attached: Vec::new(),
             files: None,
             data_device: None,
+            was_active: false,
         };
-        match assembly.assemble(config, known) {
+        match assembly.assemble(config, record) {
             Ok(pool) => Ok((pool, assembly)),
             Err(error) => {
                 assembly.abandon();
@@ -81,18 +90,21 @@ impl Assembly {
         }
     }
 
-    fn assemble(&mut self, config: &ThinConfig, known: bool) -> Result<Pool> {
+    fn assemble(&mut self, config: &ThinConfig, record: Option<&types::Pool>) -> Result<Pool> {
         self.held = self.remove_thin_devices(CLOSING.min(config.patience))?;
         let name = match &config.source {
-            PoolSource::Existing { name } => name.clone(),
+            PoolSource::Existing { name } => {
+                self.was_active = true;
+                name.clone()
+            }
             PoolSource::Devices { data, metadata } => {
-                self.pool_on(config, &part(metadata)?, &part(data)?, known)?
+                self.pool_on(config, &part(metadata)?, &part(data)?, record)?
             }
             PoolSource::Auto { dir, size, .. } => {
-                let files = PoolFiles::prepare(dir, *size, known)?;
+                let files = PoolFiles::prepare(dir, *size, record.is_some())?;
                 let (metadata, data) = self.attach(&files)?;
                 self.files = Some(files);
-                self.pool_on(config, &metadata, &data, known)?
+                self.pool_on(config, &metadata, &data, record)?
             }
         };
         let pool = Pool::open(self.dm.clone(), &name)
@@ -113,8 +125,12 @@ impl Assembly {
         for file in [metadata, data] {
             file.refresh()?;
         }
-        let part = |file: AttachedFile| Part { number: file.number, path: file.path() };
-        Ok((part(metadata), part(data)))
+        let part = |device: AttachedFile, file: &Path| Part {
+            number: device.number,
+            path: device.path(),
+            known_as: file.to_owned(),
+        };
+        Ok((part(metadata, &files.metadata), part(data, &files.data)))
     }
 
     /// Finds our pool active on these devices, or makes it there.
@@ -123,13 +139,13 @@ impl Assembly {
         config: &ThinConfig,
         metadata: &Part,
         data: &Part,
-        known: bool,
+        record: Option<&types::Pool>,
     ) -> Result<String> {
         self.data_device = Some(device_size(data)?.bytes());
         let name = self.identity.pool_name();
         let context = || format!("assembling the thin pool {name}");
         let info = self.dm.info(&name).map_err(|e| dm_error(context(), e))?;
-        match (info, self.live_table(&name)?) {
+        let stopped = match (info, self.live_table(&name)?) {
             (Some(_), Some(table))
                 if (table.metadata, table.data) != (metadata.number, data.number) =>
             {
@@ -141,24 +157,60 @@ impl Assembly {
                 if info.suspended {
                     self.dm.resume(&name).map_err(|e| dm_error(context(), e))?;
                 }
-                tracing::info!(pool = name, "found the pool active");
+                let Some(condition) = self.take_out_if_stopped(&name)? else {
+                    tracing::info!(pool = name, "found the pool active");
+                    self.was_active = true;
+                    return Ok(name);
+                };
+                Some(condition)
             }
             (info, _) => {
                 if info.is_some() {
                     // Killed between creation and first resume: it has never been a pool.
                     self.dm.remove(&name).map_err(|e| dm_error(context(), e))?;
                 }
-                let first = check_first_block(&metadata.path, known && !config.force_adopt)?;
-                if known && first == FirstBlock::Superblock {
-                    mend(&name, &metadata.path)?;
-                }
-                let table = pool_table(config, metadata, data)?.table();
-                self.pool = Some(name.clone());
-                self.dm.activate(&name, &table, false).map_err(|e| dm_error(context(), e))?;
-                tracing::info!(pool = name, bytes = table.length.bytes(), "made the pool active");
+                None
             }
-        }
+        };
+        check_devices(config, &name, metadata, data, record, stopped.as_deref())?;
+        let table = pool_table(config, metadata, data)?.table();
+        self.pool = Some(name.clone());
+        self.dm.activate(&name, &table, false).map_err(|e| dm_error(context(), e))?;
+        tracing::info!(pool = name, bytes = table.length.bytes(), "made the pool active");
         Ok(name)
+    }
+
+    /// Removes a pool that the kernel has stopped from the kernel, and answers in which condition it was. One that
+    /// somebody uses stays, and whoever wants something from it is told.
+    fn take_out_if_stopped(&self, name: &str) -> Result<Option<String>> {
+        let context = || format!("looking at the thin pool {name}");
+        let line = self.dm.status(name).map_err(|e| dm_error(context(), e))?;
+        let status = PoolStatus::parse(&line).map_err(|e| backend(context(), e))?;
+        if status.is_healthy() {
+            return Ok(None);
+        }
+        let condition = status.condition();
+        let removed = remove_when_closed(&self.dm, name, self.patience)
+            .map_err(|e| dm_error(format!("removing the thin pool {name}"), e))?;
+        if !removed {
+            tracing::warn!(
+                pool = name,
+                condition,
+                "the kernel has stopped this pool, and somebody has it open"
+            );
+            return Ok(None);
+        }
+        tracing::warn!(
+            pool = name,
+            condition,
+            "the kernel had stopped this pool: taken out of the kernel, to be checked and made active again"
+        );
+        Ok(Some(condition))
+    }
+
+    /// Whether the pool was active before: what it is made of could not be looked at while it wasn't.
+    pub(super) fn was_active(&self) -> bool {
+        self.was_active
     }
 
     fn live_table(&self, name: &str) -> Result<Option<PoolTable>> {
@@ -249,7 +301,9 @@ fn part(path: &Path) -> Result<Part> {
     let number =
         block_device(path).map_err(|e| error::io(format!("looking at {}", path.display()), e))?;
     match number {
-        Some(number) => Ok(Part { number: number.into(), path: path.to_owned() }),
+        Some(number) => {
+            Ok(Part { number: number.into(), path: path.to_owned(), known_as: path.to_owned() })
+        }
         None => refused(Refusal::NotADevice(path.to_owned())),
     }
 }
@@ -265,6 +319,25 @@ fn check_first_block(path: &Path, known: bool) -> Result<FirstBlock> {
         FirstBlock::Other => refused(Refusal::NotBlank(path.to_owned())),
         FirstBlock::Blank | FirstBlock::Superblock => Ok(first),
     }
+}
+
+/// Before a pool is made active on them. `stopped`: the condition in which the kernel had it a moment ago.
+fn check_devices(
+    config: &ThinConfig,
+    pool: &str,
+    metadata: &Part,
+    data: &Part,
+    record: Option<&types::Pool>,
+    stopped: Option<&str>,
+) -> Result<()> {
+    let first = check_first_block(&metadata.path, record.is_some() && !config.force_adopt)?;
+    let (Some(record), FirstBlock::Superblock) = (record, first) else { return Ok(()) };
+    mend(pool, &metadata.path)?;
+    remedy::check_if_due(&metadata.path, stopped)?;
+    let context = "looking at the metadata device";
+    let device = metadata::open(&metadata.path).map_err(|e| backend(context, e))?;
+    let view = View::open(&device, 0).map_err(|e| backend(context, e))?;
+    witness::check(record, &view, (&data.path, &data.known_as), config.force_adopt)
 }
 
 /// What a power cut can leave in the metadata that the kernel itself cannot get out of.

@@ -48,7 +48,8 @@ impl ThinBackend {
             move |source: io::Error| io_error(context, source)
         };
         // 1. What was written before this is in its place on the device, so that the mapping shows it.
-        if self.devices.is_live(is) && !settle(&mounted.root).map_err(failed("flushing"))? {
+        let settle = || self.devices.flush(is, &mounted.root).and_then(|()| settle(&mounted.root));
+        if self.devices.is_live(is) && !settle().map_err(failed("flushing"))? {
             return Ok(None);
         }
         // 2. Blocks.
@@ -80,9 +81,8 @@ impl ThinBackend {
     }
 }
 
-/// Has everything written to its final place. False: this filesystem can't.
+/// Has everything that was flushed written to its final place. False: this filesystem can't.
 fn settle(root: impl AsFd) -> io::Result<bool> {
-    rustix::fs::syncfs(&root)?;
     match checkpoint_ext4(&root) {
         // No ext4, or one without a journal.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::ENODEV)) => {

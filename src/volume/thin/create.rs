@@ -27,6 +27,7 @@ impl ThinBackend {
         size: Option<u64>,
     ) -> Result<Volume> {
         self.ballast.keep();
+        self.keep_witness();
         self.check_room()?;
         let (base, base_size) = self.base(origin, filesystem, size)?;
         let size = size.map_or(base_size, whole);

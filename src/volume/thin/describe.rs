@@ -32,6 +32,11 @@ impl ThinBackend {
         if !report.state.is_empty() {
             lines.push(("trouble", report.state));
         }
+        let failed = self.devices.flush_failures();
+        if !failed.is_empty() {
+            let ids: Vec<_> = failed.iter().map(ToString::to_string).collect();
+            lines.push(("thin ids that lost writes", ids.join(" ")));
+        }
         if let Some(mode) = self.assembly.io_mode() {
             lines.push(("loop I/O", mode.to_owned()));
         }

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use super::config::Filesystem;
 use super::error::DeviceError;
+use super::flush::Failures;
 use super::handout::{AtRest, HandedOut};
 use super::identity::Identity;
 use super::superblock::Superblock;
@@ -105,6 +106,7 @@ pub(super) struct Devices {
     pub(super) steady: RwLock<()>,
     /// Volumes may not grow.
     tight: AtomicBool,
+    pub(super) failures: Failures,
 }
 
 impl Devices {
@@ -126,6 +128,7 @@ impl Devices {
             turns: Turns::default(),
             steady: RwLock::default(),
             tight: AtomicBool::new(false),
+            failures: Failures::default(),
             active: Mutex::default(),
             handed_out: Mutex::default(),
             at_rest: Mutex::default(),
@@ -400,12 +403,14 @@ impl Devices {
         Superblock::read(path).map_err(|source| DeviceError::Io { context: context(), source })
     }
 
-    /// Flushes the filesystem and turns it read-only. Descriptors that only read go on.
+    /// Flushes the filesystem and turns it read-only. Descriptors that only read go on. An error if a flush has failed
+    /// before.
     pub(super) fn seal(&self, thin: ThinId, root: impl AsFd) -> Result<()> {
         let _turn = self.turns.take(thin);
         let context = || format!("flushing thin device {thin}");
-        around(Step::SealFlush, || rustix::fs::syncfs(root))
-            .map_err(|e| DeviceError::Io { context: context(), source: e.into() })?;
+        around(Step::SealFlush, || self.flush(thin, root))
+            .map_err(|source| DeviceError::Io { context: context(), source })?;
+        self.check_flushed(thin)?;
         self.reconfigure(thin, Access::ReadOnly)
     }
 

@@ -90,7 +90,7 @@ impl ThinBackend {
         // take up what it puts off.
         for _ in 0..2 {
             rustix::fs::fstatvfs(&mounted.root).map_err(|e| failed(io(e.into())))?;
-            rustix::fs::syncfs(&mounted.root).map_err(|e| failed(io(e.into())))?;
+            self.devices.flush(thin, &mounted.root).map_err(|e| failed(io(e)))?;
         }
         let before = self.devices.mapped(thin).map_err(failed)?;
         trim(&mounted.root, self.pool.table().block.bytes()).map_err(|e| failed(io(e)))?;

@@ -56,6 +56,60 @@ pub enum Refusal {
         /// Up to ten of their ids.
         ids: Vec<u32>,
     },
+    /// The data device has none of this pool's data on it.
+    #[error(
+        "{device} is not the data device of this pool: where the witness {token} should stand there is {found}. Nothing was \
+         changed; bring back the device that belongs to the metadata. To go on with this one (what snapshots have on the \
+         other one is missing) start once with `thinfs serve --force-adopt`"
+    )]
+    OtherData {
+        /// The data device.
+        device: PathBuf,
+        /// What should stand there.
+        token: String,
+        /// What does, in words.
+        found: String,
+    },
+    /// The data device is a copy that was made before the last start.
+    #[error(
+        "{device} is an older copy of this pool's data device: its witness {token} is of run {run}, the metadata store expects \
+         run {expected}. Nothing was changed; bring back the device that was used last. To go on with this one (what \
+         snapshots got since is missing) start once with `thinfs serve --force-adopt`"
+    )]
+    OlderData {
+        /// The data device.
+        device: PathBuf,
+        /// Whose it is.
+        token: String,
+        /// The run that used it last.
+        run: u64,
+        /// The run that the store knows.
+        expected: u64,
+    },
+    /// The kernel has marked the metadata, and the check found damage.
+    #[error(
+        "the pool's metadata on {device} is damaged: thin_check says: {output}. Repair it into another device (thin_repair -i \
+         {device} -o OTHER) and start with that one, or bring back a copy"
+    )]
+    Damaged {
+        /// The metadata device.
+        device: PathBuf,
+        /// What thin_check said.
+        output: String,
+    },
+    /// The kernel has marked the metadata, and there is no program to check it.
+    #[error(
+        "the pool's metadata on {device} must be checked before it is used ({why}), and thin_check could not be run: {output}; \
+         install it (Debian: thin-provisioning-tools)"
+    )]
+    Unchecked {
+        /// The metadata device.
+        device: PathBuf,
+        /// Why it must be checked.
+        why: String,
+        /// Why it could not be run.
+        output: String,
+    },
     /// A device-mapper device has our name, but isn't ours.
     #[error(
         "a thin-pool {name} is active on other devices (metadata {metadata}, data {data}): \

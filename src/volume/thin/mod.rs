@@ -17,6 +17,7 @@
 //! faulty     thin ids that are set aside: listed, and tried again on request
 //! template   the filesystem that empty volumes start from
 //! devices    activation, detached mounts, seal       turns: one at a time on each
+//! flush      flushes that fail
 //! handout    thin devices that others have: mounted elsewhere, or in a virtual machine
 //! superblock which filesystem a volume has, how large, how clean
 //! resize     larger volumes
@@ -24,6 +25,9 @@
 //! usage      blocks and inodes of a volume's own; whose blocks are whose
 //! changes    which files differ from the origin's, by blocks      inodes: ext4's inode tables
 //! reconcile  records against the pool
+//! witness    tells the pool's data device from others
+//! remedy     metadata that the kernel wants checked
+//! ballast    blocks that are there to be freed
 //! describe   the lines of `status`
 //! ```
 //!
@@ -47,6 +51,7 @@ mod discard;
 mod error;
 mod faulty;
 mod files;
+mod flush;
 mod handout;
 mod identity;
 mod inodes;
@@ -56,12 +61,14 @@ mod pace;
 mod probe;
 mod provision;
 mod reconcile;
+mod remedy;
 mod resize;
 mod room;
 mod superblock;
 mod template;
 mod turns;
 mod usage;
+mod witness;
 
 use std::fmt;
 use std::fs::DirBuilder;
@@ -86,7 +93,7 @@ use crate::thin::pool::Pool;
 use crate::thin::status::{PoolMode, PoolStatus};
 use crate::thin::{Sectors, ThinId};
 use crate::tree::Changed;
-use crate::types::{FaultyId, Usage, Volume, VolumeId};
+use crate::types::{self, FaultyId, Usage, Volume, VolumeId};
 use assembly::Assembly;
 use ballast::Ballast;
 use devices::{Devices, MountPlan};
@@ -121,6 +128,9 @@ pub struct ThinBackend {
     overhead: Overhead,
     /// One template is made at a time.
     template: Mutex<()>,
+    /// There is a witness on the data device; one at a time makes it.
+    witnessed: AtomicBool,
+    witness: Mutex<()>,
 }
 
 impl fmt::Debug for ThinBackend {
@@ -149,7 +159,7 @@ impl ThinBackend {
             let context = format!("making volumes with {}", config.filesystem.as_str());
             backend(context, std::io::Error::other(why))
         })?;
-        let (pool, assembly) = Assembly::build(&config, &dm, identity, known.is_some())?;
+        let (pool, assembly) = Assembly::build(&config, &dm, identity, known.as_ref())?;
         let pool = Arc::new(pool);
         let nodes = Nodes::new(private.join("dev"));
         let count = || usage::list(&pool, &nodes).map(|thins| thins.len());
@@ -158,13 +168,20 @@ impl ThinBackend {
             Devices::new(dm, nodes.clone(), identity, pool.number(), plan, config.patience);
         devices.adopt(assembly.held());
         let devices = Arc::new(devices);
-        let opened = devices
-            .adopt_handed_out()
-            .map_err(|e| backend("looking for devices handed out before", e))
+        let witnessed = match (&known, assembly.was_active()) {
+            (Some(record), true) => check_live(&pool, &nodes, record, config.force_adopt),
+            _ => Ok(()),
+        };
+        let opened = witnessed
+            .and_then(|()| {
+                let adopted = devices.adopt_handed_out();
+                adopted.map_err(|e| backend("looking for devices handed out before", e))
+            })
             .and_then(|()| {
                 Book::open(ledger.clone(), &pool, identity.0, &count, config.force_adopt)
             })
             .and_then(|book| {
+                witness::renew(&devices, &book, pool.table().block);
                 let (book, growth) = (Arc::new(book), assembly.growth(&config));
                 let ballast =
                     Ballast::new(pool.clone(), devices.clone(), book.clone(), nodes.clone());
@@ -188,6 +205,8 @@ impl ThinBackend {
             untouched: Untouched::default(),
             overhead: Overhead::default(),
             template: Mutex::new(()),
+            witnessed: AtomicBool::new(false),
+            witness: Mutex::new(()),
             config,
             pool,
             assembly,
@@ -337,9 +356,11 @@ impl Backend for ThinBackend {
     }
 
     fn flush(&self, volume: &Volume, mounted: &Mounted) -> Result<()> {
-        rustix::fs::syncfs(&mounted.root)
-            .map_err(|e| io(format!("flushing volume {}", volume.id), e.into()))?;
-        self.meter.outdate(thin_id(volume)?);
+        let thin = thin_id(volume)?;
+        self.devices
+            .flush(thin, &mounted.root)
+            .map_err(|e| io(format!("flushing volume {}", volume.id), e))?;
+        self.meter.outdate(thin);
         Ok(())
     }
 
@@ -349,7 +370,7 @@ impl Backend for ThinBackend {
         self.meter.outdate(thin);
         // The last unmount would do it, but where somebody has files open ours isn't the last.
         if mounted.access == Access::ReadWrite
-            && let Err(error) = rustix::fs::syncfs(&mounted.root)
+            && let Err(error) = self.devices.flush(thin, &mounted.root)
         {
             tracing::warn!(volume = %volume.id, %error, "a volume could not be flushed when it was deactivated");
         }
@@ -370,6 +391,7 @@ impl Backend for ThinBackend {
         provision::deleted(volume.id, deleted)?;
         self.overhead.forget(thin);
         self.devices.at_rest.lock().remove(&thin);
+        self.devices.forget_failure(thin);
         self.meter.forget(thin);
         Ok(())
     }
@@ -505,6 +527,16 @@ impl Backend for ThinBackend {
         tracing::warn!(devices = ?open, "somebody has these block devices open: they stay active, and so does the pool, until the next start");
         Ok(())
     }
+}
+
+/// Looks for the witness below a pool that is active already: whoever made it may have given it other devices.
+fn check_live(pool: &Pool, nodes: &Nodes, record: &types::Pool, force: bool) -> Result<()> {
+    if record.witness.is_none() {
+        return Ok(());
+    }
+    let data = nodes.path(pool.table().data);
+    let data = data.map_err(|e| io("finding the pool's data device", e))?;
+    usage::read(pool, nodes, |view| Ok(witness::check(record, view, (&data, &data), force)))?
 }
 
 fn mount_plan(config: &ThinConfig) -> MountPlan {

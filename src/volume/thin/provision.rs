@@ -113,7 +113,7 @@ impl Provision<'_> {
     /// 1. a pool that somebody else uses, too, is refused, and nothing is changed;
     /// 2. what no record names is deleted, or counted and kept; after a forced adoption it is set
     ///    aside instead;
-    /// 3. templates that are gone are forgotten.
+    /// 3. templates, ballast and the data device's witness are forgotten where they are gone.
     ///
     /// After a crash in here the next start does the rest.
     pub(super) fn reconcile(self, known: &[Volume], keep: bool) -> Result<Reconciled> {
@@ -139,6 +139,12 @@ impl Provision<'_> {
         if !findings.lost_ballast.is_empty() {
             let spent = &findings.lost_ballast;
             self.book.change(|record| record.ballast.retain(|id| !spent.contains(id)))?;
+        }
+        if findings.lost_witness.is_some() {
+            tracing::warn!(
+                "the witness of the pool's data device is gone; it is made again with the next volume"
+            );
+            self.book.change(|record| record.witness = None)?;
         }
         let lost = findings.lost.into_iter().map(|(volume, _)| volume).collect();
         Ok(Reconciled { lost, reaped, kept })

@@ -23,6 +23,8 @@ pub(super) struct Findings {
     pub(super) lost_templates: Vec<ThinId>,
     /// Ballast whose thin device is gone: it was spent just before a crash.
     pub(super) lost_ballast: Vec<u32>,
+    /// The thin device with the witness of the data device is gone.
+    pub(super) lost_witness: Option<u32>,
 }
 
 /// The thin id of a volume's record; a record of the native backend is refused.
@@ -49,6 +51,7 @@ pub(super) fn compare(
     let templates: BTreeSet<_> =
         record.templates.iter().filter_map(|t| ThinId::new(t.thin_id)).collect();
     let ballast: BTreeSet<_> = record.ballast.iter().copied().collect();
+    let witness = record.witness.as_ref().map(|witness| witness.thin_id);
     let set_aside: BTreeSet<_> = record.faulty.iter().map(|faulty| faulty.thin_id).collect();
     let mut findings = Findings::default();
     for &thin in existing {
@@ -60,6 +63,7 @@ pub(super) fn compare(
         } else if !named.contains_key(&thin)
             && !templates.contains(&thin)
             && !ballast.contains(&thin.get())
+            && witness != Some(thin.get())
         {
             findings.unnamed.push(thin);
         }
@@ -68,6 +72,7 @@ pub(super) fn compare(
     findings.lost_templates = templates.into_iter().filter(gone).collect();
     let spent = |&id: &u32| ThinId::new(id).is_none_or(|thin| gone(&thin));
     findings.lost_ballast = ballast.into_iter().filter(spent).collect();
+    findings.lost_witness = witness.filter(spent);
     findings.lost = named
         .into_iter()
         .filter(|(thin, volume)| gone(thin) && volume.state == VolumeState::Live)
@@ -141,7 +146,12 @@ mod tests {
             volume(5, 4, Lost),
         ];
         let existing = [0, 2, 10, 11, 12, 14].map(thin).into();
-        let record = types::Pool { ballast: vec![14, 15], ..record(1024, &[10, 13]) };
+        let witness = types::Witness { thin_id: 16, token: String::new(), run: 1 };
+        let record = types::Pool {
+            ballast: vec![14, 15],
+            witness: Some(witness),
+            ..record(1024, &[10, 13])
+        };
         let findings = compare(&known, &record, &existing).unwrap();
         let expected = Findings {
             lost: vec![(VolumeId(2), thin(1))],
@@ -149,6 +159,7 @@ mod tests {
             foreign: vec![],
             lost_templates: vec![thin(13)],
             lost_ballast: vec![15],
+            lost_witness: Some(16),
         };
         assert_eq!(findings, expected);
         assert_eq!(findings.lines().len(), 4);

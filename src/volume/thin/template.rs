@@ -128,7 +128,7 @@ impl Recipe {
 }
 
 /// Looks a program up in PATH, then in the system's directories.
-fn find_program(program: &str) -> Option<PathBuf> {
+pub(super) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SYSTEM_DIRECTORIES.map(PathBuf::from))

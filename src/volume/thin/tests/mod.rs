@@ -167,9 +167,15 @@ fn committed(
     volume
 }
 
-/// Thin devices in the pool, its ballast left out.
+/// Thin devices in the pool that are the backend's own: ballast, and the data device's witness.
+fn own(backend: &ThinBackend) -> Vec<u32> {
+    let record = backend.book.record();
+    record.ballast.into_iter().chain(record.witness.map(|witness| witness.thin_id)).collect()
+}
+
+/// All others.
 fn devices_in(backend: &ThinBackend) -> usize {
-    backend.existing().unwrap().len() - backend.book.record().ballast.len()
+    backend.existing().unwrap().len() - own(backend).len()
 }
 
 fn usage(backend: &ThinBackend, volume: &Volume, origin: Option<&Volume>) -> Usage {

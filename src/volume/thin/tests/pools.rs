@@ -110,6 +110,22 @@ fn in_guest_an_existing_pool_is_used_and_left_active() {
     assert_eq!(rig.left_over(), std::slice::from_ref(&name));
     start(&name).unwrap().stop().unwrap();
     dm.remove(&name).unwrap();
+
+    // Whoever makes it again may take another data device.
+    let file = rig.dir.path().join("another");
+    File::create(&file).unwrap().set_len(512 * MIB).unwrap();
+    let another = LoopDevice::attach(&file).unwrap();
+    let data = number(another.path().to_str().unwrap());
+    dm.activate(&name, &crate::thin::table::PoolTable { data, ..table.clone() }.table(), false)
+        .unwrap();
+    let refused = text(&start(&name).unwrap_err());
+    assert!(refused.contains("no witness at all"), "{refused}");
+    assert!(refused.contains(another.path().to_str().unwrap()), "{refused}");
+    dm.remove(&name).unwrap();
+    another.detach(Duration::from_secs(5)).unwrap();
+    dm.activate(&name, &table.table(), false).unwrap();
+    start(&name).unwrap().stop().unwrap();
+    dm.remove(&name).unwrap();
     let refused = text(&start(&name).unwrap_err());
     assert!(refused.contains("there is no thin-pool"), "{refused}");
 }

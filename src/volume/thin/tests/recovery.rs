@@ -135,8 +135,8 @@ fn in_guest_a_pool_that_the_ledger_lost_is_refused_and_by_force_set_aside_and_gi
     assert_eq!(backend.reconcile(&[]).unwrap(), Reconciled::default());
     let faulty: Vec<_> = backend.faulty().iter().map(|f| f.thin_id).collect();
     let all: Vec<_> = had.iter().map(|thin| thin.get()).collect();
-    assert_eq!(faulty, all, "ballast, template and volume");
-    let new = backend.book.record().ballast;
+    assert_eq!(faulty, all, "ballast, witness, template and volume");
+    let new = own(&backend);
     let kept = backend.existing().unwrap().into_iter().filter(|thin| !new.contains(&thin.get()));
     assert_eq!(kept.collect::<Vec<_>>(), had, "nothing is deleted");
     let fresh = backend.create(VolumeId(2), None, None).unwrap();
@@ -181,6 +181,68 @@ fn in_guest_an_older_copy_of_the_metadata_is_refused_and_by_force_what_it_lacks_
     let backend = ThinBackend::start(forced, Arc::new(rig.ledger.clone())).unwrap();
     assert_eq!(backend.reconcile(&known).unwrap().lost, [VolumeId(1), VolumeId(2)]);
     backend.create(VolumeId(3), None, None).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_an_older_copy_of_the_data_is_refused_and_by_force_taken() {
+    let rig = Rig::new();
+    let small = || ThinConfig {
+        source: PoolSource::Auto {
+            dir: rig.dir.path().join("thin"),
+            size: Some(64 * MIB),
+            most: None,
+        },
+        ..rig.config()
+    };
+    let start = |config| ThinBackend::start(config, Arc::new(rig.ledger.clone()));
+    let backend = start(small()).unwrap();
+    let kept = committed(&backend, 1, None, "a", b"1");
+    let witness = |rig: &Rig| rig.ledger.load().unwrap().unwrap().witness.unwrap();
+    assert_eq!(witness(&rig).run, 1);
+    // A store from before there were witnesses: the pool gets one with the next volume, and the old one is nobody's.
+    backend.book.change(|record| record.witness = None).unwrap();
+    drop(backend);
+    let backend = start(small()).unwrap();
+    let reconciled = backend.reconcile(std::slice::from_ref(&kept)).unwrap();
+    assert_eq!(reconciled, Reconciled { lost: vec![], reaped: 1, kept: 0 });
+    let other = backend.create(VolumeId(2), Some(&kept), None).unwrap();
+    backend.stop().unwrap();
+
+    let (file, copy) = (rig.dir.path().join("thin/data.img"), rig.dir.path().join("copy"));
+    std::fs::copy(&file, &copy).unwrap();
+    start(small()).unwrap().stop().unwrap();
+    assert_eq!(witness(&rig).run, 2, "each start is a run");
+    std::fs::rename(&file, rig.dir.path().join("newer")).unwrap();
+    std::fs::copy(&copy, &file).unwrap();
+    let refused = text(&start(small()).unwrap_err());
+    assert!(refused.contains("older copy of this pool's data device"), "{refused}");
+    assert!(refused.contains(file.to_str().unwrap()) && refused.contains("run 1"), "{refused}");
+    assert_eq!(rig.left_over(), [""; 0]);
+    let all = [kept.clone(), other];
+    let forced = ThinConfig { force_adopt: true, ..small() };
+    for config in [forced, small()] {
+        let backend = start(config).unwrap();
+        assert_eq!(backend.reconcile(&all).unwrap(), Reconciled::default());
+        let mounted = backend.activate(&kept, Access::ReadOnly).unwrap();
+        assert_eq!(read(&mounted, "a").unwrap(), b"1");
+        backend.deactivate(&kept, mounted).unwrap();
+        backend.stop().unwrap();
+    }
+    // A run that the record doesn't know yet: killed in between.
+    let record = rig.ledger.load().unwrap().unwrap();
+    let earlier = types::Witness { run: witness(&rig).run - 1, ..witness(&rig) };
+    *rig.ledger.0.lock() = Some(types::Pool { witness: Some(earlier), ..record });
+    let backend = start(small()).unwrap();
+    // A witness that somebody deleted is made again.
+    let id = ThinId::new(witness(&rig).thin_id).unwrap();
+    backend.pool.delete(id).unwrap();
+    drop(backend);
+    let backend = start(small()).unwrap();
+    backend.reconcile(&all).unwrap();
+    assert_eq!(backend.book.record().witness, None);
+    backend.create(VolumeId(3), Some(&kept), None).unwrap();
+    assert_ne!(witness(&rig).thin_id, id.get());
     backend.stop().unwrap();
 }
 
@@ -232,9 +294,9 @@ fn in_guest_free_ids_are_found_again_when_all_have_been_reserved() {
     drop(backend);
     let backend = rig.start();
     backend.reconcile(std::slice::from_ref(&kept)).unwrap();
-    // Ballast and template were made before it.
+    // Ballast, witness and template were made before it.
     let first = thin(&kept).get();
-    assert_eq!(first as usize, backend.book.record().ballast.len() + 1);
+    assert_eq!(first as usize, own(&backend).len() + 1);
     let second = backend.create(VolumeId(2), None, None).unwrap();
     assert_eq!(thin(&second).get(), first + 1, "all ids below are taken");
     backend.destroy(&second).unwrap();

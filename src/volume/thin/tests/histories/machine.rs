@@ -12,8 +12,8 @@ use crate::thin::simulated::Fate;
 use crate::types::{Kind, Labels, Namespace, SnapshotKey};
 use crate::volume::Volumes;
 
-/// Histories that share a store's files: deleted rows slow it down in the end.
-const FILES_FOR: u64 = 300;
+/// Histories that share a store's files: making them takes time, and so do deleted rows in the end.
+const FILES_FOR: u64 = 60;
 
 /// One machine: a disk with a pool, a store, and the daemon's inner parts, running.
 pub(super) struct World {
