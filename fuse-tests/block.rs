@@ -178,8 +178,12 @@ fn assert_content_is_that_of_the_commit(d: &Daemon, view: &str) {
 #[test]
 fn in_guest_a_kill_in_the_commit_of_a_mounted_device_leaves_it_usable_and_the_commit_done_or_not() {
     let mut d = start();
-    let steps = ["dm.suspend", "pool.create_snap", "dm.resume", "store.commit"];
-    let points = steps.iter().flat_map(|step| ["before", "after"].map(|s| format!("{step}.{s}")));
+    // A start makes one device active itself, to write the witness.
+    let steps =
+        [("dm.suspend", ""), ("pool.create_snap", ""), ("dm.resume", ":2"), ("store.commit", "")];
+    let points = steps
+        .iter()
+        .flat_map(|(step, nth)| ["before", "after"].map(|side| format!("{step}.{side}{nth}")));
     for (n, point) in points.enumerate() {
         let (key, name) = (format!("k{n}"), format!("base{n}"));
         prepare_block(&d, &key, &[]);
