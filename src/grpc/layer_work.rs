@@ -15,7 +15,7 @@ use super::proto::thinfs::layers::v1 as layers;
 use super::{Context, layer_status};
 use crate::layer_store::image::{ImportImage, Source};
 use crate::layer_store::{
-    Counting, CreateRw, Error, Progress, Register, Registered, Result, RwInfo,
+    Counting, CreateRw, Error, Fill, Progress, Register, Registered, Result, RwInfo,
 };
 use crate::types::{ChainId, GivenName, Holder};
 
@@ -165,7 +165,7 @@ pub(super) fn create_rw(
         }
     };
     let mut unpack;
-    let init: Option<&mut dyn FnMut(std::os::fd::BorrowedFd<'_>) -> Result<()>> = match init {
+    let init: Option<&mut Fill<'_>> = match init {
         None => None,
         Some(init) => {
             let mut file = Some(File::from(init));

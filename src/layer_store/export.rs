@@ -68,7 +68,7 @@ impl LayerStore {
         };
         let old = old.map(|old| self.snapshots.open(old.snapshot)).transpose()?;
         let pair = self.pair(old, self.snapshots.open(new.snapshot)?, cancel)?;
-        Ok(diff_tar(pair.old(), pair.new(), pair.options(), out, cancel)?)
+        Ok(diff_tar(pair.old_root(), pair.new_root(), pair.options(), out, cancel)?)
     }
 
     fn below(&self, chain: &ChainId, layer: &Layer, ancestor: &ChainId) -> Result<Layer> {

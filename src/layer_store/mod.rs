@@ -54,7 +54,7 @@ pub use progress::{Counting, Progress};
 pub use query::LayerInfo;
 pub use references::Removed;
 pub use register::{Register, Registered};
-pub use rw::{CreateRw, RwInfo};
+pub use rw::{CreateRw, Fill, RwInfo};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};

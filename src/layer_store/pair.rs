@@ -44,14 +44,14 @@ impl LayerStore {
 }
 
 impl Pair {
-    pub(super) fn old(&self) -> BorrowedFd<'_> {
+    pub(super) fn old_root(&self) -> BorrowedFd<'_> {
         match &self.old {
             Old::Snapshot(opened) => opened.pin.root(),
             Old::Nothing(empty) => empty.as_fd(),
         }
     }
 
-    pub(super) fn new(&self) -> BorrowedFd<'_> {
+    pub(super) fn new_root(&self) -> BorrowedFd<'_> {
         self.new.pin.root()
     }
 

@@ -23,6 +23,9 @@ use crate::types::{ChainId, GivenName, Labels, RwLayer, SnapshotKey, Usage};
 /// The storage option that says how large the layer's filesystem is, in bytes.
 const SIZE: &str = "size";
 
+/// Puts files below a directory.
+pub type Fill<'a> = dyn FnMut(BorrowedFd<'_>) -> Result<()> + 'a;
+
 /// What a read-write layer is to be.
 #[derive(Default)]
 pub struct CreateRw<'a> {
@@ -30,7 +33,7 @@ pub struct CreateRw<'a> {
     pub parent: Option<ChainId>,
     /// Puts files below the given directory, into a layer of their own between parent and
     /// read-write layer: they don't count as changes of it.
-    pub init: Option<&'a mut dyn FnMut(BorrowedFd<'_>) -> Result<()>>,
+    pub init: Option<&'a mut Fill<'a>>,
     /// The security label that its user mounts it with; kept for him.
     pub mount_label: String,
     /// `size`: most that its filesystem can hold, in decimal bytes (thin backend).
@@ -111,7 +114,7 @@ impl LayerStore {
         name: &GivenName,
         parent: Option<&SnapshotKey>,
         labels: &Labels,
-        init: &mut dyn FnMut(BorrowedFd<'_>) -> Result<()>,
+        init: &mut Fill<'_>,
     ) -> Result<Info> {
         let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
         let working = self.work_on(IMPORT, &key);
@@ -201,7 +204,7 @@ impl LayerStore {
         visit: &mut dyn FnMut(tree::Change<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         let pair = self.rw_pair(name, cancel)?;
-        Ok(tree::diff(pair.old(), pair.new(), pair.options(), cancel, visit)?)
+        Ok(tree::diff(pair.old_root(), pair.new_root(), pair.options(), cancel, visit)?)
     }
 
     /// Writes what the read-write layer changed as the tar of a layer, to be registered on its
@@ -214,7 +217,7 @@ impl LayerStore {
     ) -> Result<Written> {
         let _working = self.work_on(RW, name);
         let pair = self.rw_pair(name, cancel)?;
-        Ok(layer::diff_tar(pair.old(), pair.new(), pair.options(), out, cancel)?)
+        Ok(layer::diff_tar(pair.old_root(), pair.new_root(), pair.options(), out, cancel)?)
     }
 
     /// What is below the read-write layer, and the layer.

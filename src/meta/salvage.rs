@@ -178,7 +178,7 @@ fn carry(old: &DB, new: &Store) -> Result<usize> {
         let kept: Vec<_> = found.into_iter().filter(|(key, _)| is_carried(column, key)).collect();
         for page in kept.chunks(PAGE) {
             let mut batch = Batch::default();
-            page.iter().for_each(|(key, value)| batch.put(column, key.to_vec(), value.to_vec()));
+            page.iter().for_each(|(key, value)| batch.put(column, key, value));
             new.write(batch)?;
         }
         rows += kept.len();

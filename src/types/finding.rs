@@ -44,7 +44,8 @@ impl Finding {
 #[cfg(test)]
 impl PartialEq<String> for Finding {
     fn eq(&self, line: &String) -> bool {
-        self.to_string() == *line
+        let own = self.to_string();
+        own == *line
     }
 }
 

@@ -55,7 +55,7 @@ fn rows_that_disagree_are_mended_without_loss() {
         ("a reference is left over", |b| b.put(Column::References, reference("look", "base"), []), "with a reference that its labels don't make"),
         ("an id leads elsewhere", |b| b.put(Column::Ids, Ids::row_key(SnapshotId(2)), Ids::encode(&ns("default"), &key("base"))), "its row in ids leads elsewhere"),
         ("a row is left over", |b| b.put(Column::Labels, Labels::row_key(&ns("default"), "no", "body", &key("top")), []), "with a label that it hasn't"),
-        ("a row names nothing", |b| b.put(Column::Kinds, b"rubbish".to_vec(), []), "a row of kinds"),
+        ("a row names nothing", |b| b.put(Column::Kinds, b"rubbish", []), "a row of kinds"),
         ("the counter is gone", |b| b.delete(Column::System, System::SNAPSHOT_IDS), "the snapshot id counter: it is missing"),
         ("the counter is behind", |b| b.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(2)), "was never reserved"),
         ("a volume is to be destroyed", |b| b.put_volume(&volume(2, VolumeState::Tombstone)), "snapshot default/top: volume 2 is to be destroyed"),

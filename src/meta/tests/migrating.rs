@@ -55,7 +55,7 @@ fn a_store_of_schema_1_is_migrated_with_all_that_is_in_it() {
     // What is new.
     assert_eq!(labelled(&store, "owner", Some("ci")), ["base", "top"]);
     assert_eq!(labelled(&store, "owner", None), ["base", "top", "web"]);
-    assert_eq!(labelled(&store, "quoted\"key", Some("ü")), [extract.clone()]);
+    assert_eq!(labelled(&store, "quoted\"key", Some("ü")), std::slice::from_ref(&extract));
     assert_eq!(labelled(&store, "stage", Some("build")), [""; 0], "replaced at commit");
     assert_eq!((store.event_bounds().first, store.event_bounds().last), (1, 0));
     let digest = Digests::of(&key(&extract));

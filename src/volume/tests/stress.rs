@@ -52,11 +52,11 @@ fn stress_never_activates_twice_nor_deactivates_what_is_pinned() {
         match next(random) % 60 {
             0..8 => volumes.retire(volume.id),
             8..14 => {
-                if let Ok(seal) = volumes.seal(&volume, Duration::from_millis(2)) {
-                    if next(random).is_multiple_of(40) {
-                        sealed[number as usize].store(true, Ordering::SeqCst);
-                        seal.keep();
-                    }
+                if let Ok(seal) = volumes.seal(&volume, Duration::from_millis(2))
+                    && next(random).is_multiple_of(40)
+                {
+                    sealed[number as usize].store(true, Ordering::SeqCst);
+                    seal.keep();
                 }
             }
             14 if number == 0 => drop(volumes.try_close(&volume).unwrap()),

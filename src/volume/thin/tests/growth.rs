@@ -35,7 +35,7 @@ fn in_guest_a_pool_of_files_grows_under_a_writer_who_needs_more_than_it_has() {
     let grown = rig.ledger.1.lock().clone();
     let grown: Vec<_> =
         grown.iter().filter(|event| event.topic == types::Topic::POOL_GROW).collect();
-    let largest = grown.iter().filter(|event| event.details["device"] == "data").next_back();
+    let largest = grown.iter().rfind(|event| event.details["device"] == "data");
     let bytes: u64 = largest.expect("readers of events are told").details["bytes"].parse().unwrap();
     assert!((160 * MIB..=512 * MIB).contains(&bytes), "{grown:?}");
 

@@ -56,7 +56,7 @@ impl World {
     pub(super) fn reset(&mut self) {
         self.stop();
         self.histories += 1;
-        if self.histories % FILES_FOR == 0 {
+        if self.histories.is_multiple_of(FILES_FOR) {
             let fresh = World::new();
             (self.store, self._dir) = (fresh.store, fresh._dir);
         }
