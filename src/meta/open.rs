@@ -30,8 +30,9 @@ const WRITE_BUFFERS: usize = 32 << 20;
 const LOG_LIMIT: u64 = 32 << 20;
 
 /// Where RocksDB is to write down what it does: nowhere. When that file can't be written, as on a full disk, the RocksDB of
-/// Debian 12 (7.8, compiled with its assertions) ends the process at the next line. Errors come to us as results.
-const NO_DIRECTORY: &str = "/dev/null/none";
+/// Debian 12 (7.8, compiled with its assertions) ends the process at the next line; errors come to us as results anyway. It
+/// goes without the file where none can be made, as in this directory.
+const NO_TEXT_LOG: &str = "/proc/self/ns";
 
 /// Opens or makes the store in `dir` and brings it to the newest schema. The file is the lock: the
 /// store is ours until it is closed.
@@ -200,7 +201,7 @@ fn store_options() -> Options {
     options.set_max_background_jobs(2);
     options.set_db_write_buffer_size(WRITE_BUFFERS);
     options.set_max_total_wal_size(LOG_LIMIT);
-    options.set_db_log_dir(NO_DIRECTORY);
+    options.set_db_log_dir(NO_TEXT_LOG);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options

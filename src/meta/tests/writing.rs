@@ -123,8 +123,8 @@ fn a_full_disk_poisons_the_store_and_loses_nothing_acknowledged() {
     if let Err(error) = Store::open(&dir) {
         let error: &dyn std::error::Error = &error;
         let mut causes = std::iter::successors(Some(error), |error| error.source());
-        let mut says = |error: &dyn std::error::Error| error.to_string().contains("No space left");
-        assert!(causes.any(|cause| says(cause)), "{error:?}");
+        let says = |error: &dyn std::error::Error| error.to_string().contains("No space left");
+        assert!(causes.any(says), "{error:?}");
     }
 
     let room = rustix::mount::mount_remount(
