@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, Options, WriteOptions,
+    ErrorKind, LogLevel, Options, WriteOptions,
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -28,11 +28,6 @@ const WRITE_BUFFER: usize = 4 << 20;
 const WRITE_BUFFERS: usize = 32 << 20;
 /// The log is cut once it is this long, so a start replays at most this much: some tenths of a second.
 const LOG_LIMIT: u64 = 32 << 20;
-
-/// Where RocksDB is to write down what it does: nowhere. When that file can't be written, as on a full disk, the RocksDB of
-/// Debian 12 (7.8, compiled with its assertions) ends the process at the next line; errors come to us as results anyway. It
-/// goes without the file where none can be made, as in this directory.
-const NO_TEXT_LOG: &str = "/proc/self/ns";
 
 /// Opens or makes the store in `dir` and brings it to the newest schema. The file is the lock: the
 /// store is ours until it is closed.
@@ -193,6 +188,10 @@ fn names_the_lock(error: &rocksdb::Error) -> bool {
 /// Small: some ten thousand snapshots fit into a few megabytes. Of the log, the longest sound
 /// beginning is replayed (RocksDB's default); every batch is synced, so an acknowledged one lies
 /// within it.
+///
+/// RocksDB's text log holds the options and no more. What goes wrong comes to us as a result, and once that file can't
+/// be written, as on a full disk, the RocksDB of Debian 12 (7.8, compiled with its assertions) ends the process at its
+/// next line.
 fn store_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -201,7 +200,8 @@ fn store_options() -> Options {
     options.set_max_background_jobs(2);
     options.set_db_write_buffer_size(WRITE_BUFFERS);
     options.set_max_total_wal_size(LOG_LIMIT);
-    options.set_db_log_dir(NO_TEXT_LOG);
+    options.set_log_level(LogLevel::Fatal);
+    options.set_keep_log_file_num(4);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options
