@@ -150,6 +150,12 @@ impl Batch {
         self.counts.append(other.counts);
     }
 
+    /// This batch with the changes of another one after its own.
+    pub(super) fn and(mut self, other: Batch) -> Self {
+        self.append(other);
+        self
+    }
+
     /// Bytes that it will take, about.
     pub(super) fn size(&self) -> usize {
         let events: usize = self.events.iter().map(Vec::len).sum();

@@ -29,6 +29,15 @@ pub(super) enum Failed {
     Write(rocksdb::Error),
 }
 
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Poisoned(reason) => Error::Poisoned { reason },
+            Failed::Write(source) => Error::Write { source },
+        }
+    }
+}
+
 /// Where a test makes the next write fail.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +74,23 @@ impl Store {
     /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
     /// [`Error::may_have_been_written`] tells the two apart.
     pub fn write(&self, batch: Batch) -> Result<()> {
+        Ok(self.write_named(batch)?)
+    }
+
+    /// [`write`](Self::write) for several batches in one synced write, with the crash points of the first one's step. One
+    /// outcome for each.
+    pub fn write_all(&self, batches: Vec<Batch>) -> Vec<Result<()>> {
+        let count = batches.len();
+        let Some(all) = batches.into_iter().reduce(Batch::and) else { return Vec::new() };
+        let written = self.write_named(all);
+        (0..count).map(|_| written.clone().map_err(Error::from)).collect()
+    }
+
+    fn write_named(&self, batch: Batch) -> std::result::Result<(), Failed> {
         let step = batch.step();
         // The points are the caller's, on its own thread, whoever writes the group.
         let write = || self.committer.commit(batch, |group| self.write_unless_poisoned(group));
-        match around_named(step, write) {
-            Ok(()) => Ok(()),
-            Err(Failed::Poisoned(reason)) => Err(Error::Poisoned { reason }),
-            Err(Failed::Write(source)) => Err(Error::Write { source }),
-        }
+        around_named(step, write)
     }
 
     fn write_unless_poisoned(&self, group: Vec<Batch>) -> std::result::Result<(), Failed> {
