@@ -17,7 +17,7 @@ use crate::snapshot;
 
 /// Calls in one group, at most: the first of them waits for the last, and answers to one group are sent while the next
 /// one is worked on.
-const MOST: usize = 32;
+const MOST: usize = 16;
 
 /// Who waits for an answer.
 pub(super) struct Caller<R> {
