@@ -1,4 +1,5 @@
-//! What must outlive a daemon so that its successor can go on: which files the kernel has open, and how.
+//! What must outlive a daemon so that its successor can go on: which files the kernel has open, and how; and which
+//! backing files it holds on to, open or not.
 //!
 //! A table in memory that belongs to no process (a memfd): it lasts as long as somebody keeps its descriptor.
 //! A file's record is written before the kernel is told of the handle, and erased when the kernel lets go of
@@ -22,7 +23,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::proto::init::Agreed;
 
 /// Says what it is, and in which layout.
-const MAGIC: u64 = u64::from_ne_bytes(*b"thinfs\0\x01");
+const MAGIC: u64 = u64::from_ne_bytes(*b"thinfs\0\x02");
 /// Where the records begin.
 const RECORDS: u64 = 64;
 /// The length of one.
@@ -36,7 +37,15 @@ struct Header {
     connection: u64,
 }
 
-/// A file that the kernel has open.
+/// What a record is of.
+pub mod kind {
+    /// A file that the kernel has open.
+    pub const OPEN: u32 = 0;
+    /// A backing file that the kernel holds on to: `handle` and `backing` are its number, the rest is zero.
+    pub const BACKING: u32 = 1;
+}
+
+/// A file that the kernel has open, or holds on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Record {
@@ -52,8 +61,8 @@ pub struct Record {
     pub open_flags: u32,
     /// The backing file by which the kernel reads and writes it; 0 if it asks us.
     pub backing: u32,
-    /// Zero.
-    pub spare: u32,
+    /// Which of [`kind`].
+    pub kind: u32,
 }
 
 /// The table.
@@ -131,7 +140,21 @@ impl Ledger {
         self.write(place, record.as_bytes());
     }
 
-    /// A file is open no more.
+    /// The kernel holds on to a backing file from now on. Its numbers are small ones and those of open files large, so
+    /// that both can be erased by number.
+    pub fn record_backing(&self, number: u32) {
+        self.record(&Record {
+            handle: number.into(),
+            node: 0,
+            unique: 0,
+            flags: 0,
+            open_flags: 0,
+            backing: number,
+            kind: kind::BACKING,
+        });
+    }
+
+    /// A file is open, or held, no more.
     pub fn erase(&self, handle: u64) {
         let Some(place) = self.places.lock().taken.remove(&handle) else { return };
         self.write(place, &[0; RECORD as usize]);
@@ -156,7 +179,7 @@ mod tests {
     use super::*;
 
     fn record(handle: u64) -> Record {
-        Record { handle, node: 5, unique: 6, flags: 2, open_flags: 1, backing: 3, spare: 0 }
+        Record { handle, node: 5, unique: 6, flags: 2, open_flags: 1, backing: 3, kind: kind::OPEN }
     }
 
     fn copy(ledger: &Ledger) -> OwnedFd {
