@@ -79,7 +79,7 @@ impl Fs {
             _ => {
                 let file = self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?;
                 Ok(cut(file.as_fd())?)
-            },
+            }
         }
     }
 

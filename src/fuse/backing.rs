@@ -117,9 +117,7 @@ impl Backings {
         if !self.offered {
             return None;
         }
-        register()
-            .inspect_err(|error| tracing::debug!(%error, "no passthrough for this file"))
-            .ok()
+        register().inspect_err(|error| tracing::debug!(%error, "no passthrough for this file")).ok()
     }
 
     /// A node is closed once. Says whether it was open by a backing id.

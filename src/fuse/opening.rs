@@ -134,6 +134,7 @@ impl Inner {
         let register = || match opened.file.has_privileges() {
             true => Err(Errno::PERM),
             false => opened.file.hold(|file| {
+                self.stats.count_registered();
                 let registered = Registered::new(reply.device(), self.ledger.as_ref(), file);
                 registered.map(|registered| Arc::new(registered) as Arc<dyn Hold>)
             }),
