@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! 0       Header
+//! 24      the highest number of a backing file so far
 //! 64      Record 0     a free place is all zeros
 //! 64+40   Record 1 …
 //! ```
@@ -24,6 +25,10 @@ use super::proto::init::Agreed;
 
 /// Says what it is, and in which layout.
 const MAGIC: u64 = u64::from_ne_bytes(*b"thinfs\0\x02");
+/// Where the highest number of a backing file is.
+const HIGHEST: u64 = size_of::<Header>() as u64;
+/// More than there are threads that can be registering a file at one time.
+const UNDER_WAY: u32 = 512;
 /// Where the records begin.
 const RECORDS: u64 = 64;
 /// The length of one.
@@ -72,6 +77,7 @@ pub struct Ledger {
     agreed: Agreed,
     connection: u64,
     places: Mutex<Places>,
+    highest: Mutex<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +93,8 @@ impl Ledger {
         let memory = memfd_create("thinfs-ledger", MemfdFlags::CLOEXEC)?;
         let header = Header { magic: MAGIC, agreed: agreed.flags, connection };
         pwrite(&memory, header.as_bytes(), 0)?;
-        Ok(Self { memory, agreed, connection, places: Mutex::default() })
+        let (places, highest) = Default::default();
+        Ok(Self { memory, agreed, connection, places, highest })
     }
 
     /// The one that a predecessor left, and the files that it says are open.
@@ -112,9 +119,15 @@ impl Ledger {
                 _ => places.free.push(place),
             }
         }
-        let agreed = Agreed { flags: header.agreed };
-        let ledger =
-            Self { memory, agreed, connection: header.connection, places: Mutex::new(places) };
+        let highest =
+            bytes.get(HIGHEST as usize..).and_then(|rest| u32::read_from_prefix(rest).ok());
+        let ledger = Self {
+            memory,
+            agreed: Agreed { flags: header.agreed },
+            connection: header.connection,
+            places: Mutex::new(places),
+            highest: Mutex::new(highest.map_or(0, |(highest, _)| highest)),
+        };
         Ok((ledger, records))
     }
 
@@ -152,6 +165,20 @@ impl Ledger {
             backing: number,
             kind: kind::BACKING,
         });
+        let mut highest = self.highest.lock();
+        if number > *highest {
+            *highest = number;
+            self.write_at(HIGHEST, number.as_bytes());
+        }
+    }
+
+    /// The numbers of backing files that a daemon may have registered in the moment of its death, without a record. The
+    /// kernel counts upwards, so they are close to the highest that it has recorded.
+    pub fn perhaps_registered(&self) -> impl Iterator<Item = u32> {
+        let highest = *self.highest.lock();
+        let recorded: Vec<u64> = self.places.lock().taken.keys().copied().collect();
+        let around = highest.saturating_sub(UNDER_WAY).max(1)..=highest.saturating_add(UNDER_WAY);
+        around.filter(move |number| !recorded.contains(&u64::from(*number)))
     }
 
     /// A file is open, or held, no more.
@@ -162,7 +189,11 @@ impl Ledger {
     }
 
     fn write(&self, place: u64, bytes: &[u8]) {
-        if let Err(errno) = pwrite(&self.memory, bytes, RECORDS + place * RECORD) {
+        self.write_at(RECORDS + place * RECORD, bytes);
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) {
+        if let Err(errno) = pwrite(&self.memory, bytes, offset) {
             tracing::error!(%errno, "an open file would not outlive this daemon");
         }
     }
@@ -206,6 +237,19 @@ mod tests {
         let (_, mut records) = Ledger::adopt(copy(&ledger)).unwrap();
         records.sort_by_key(|record| record.handle);
         assert_eq!(records, [record(1), record(9), record(10)]);
+    }
+
+    #[test]
+    fn a_successor_learns_which_backing_files_are_held_and_which_may_be() {
+        let ledger = Ledger::new(Agreed { flags: 7 }, 42).unwrap();
+        [1, 900, 901].into_iter().for_each(|number| ledger.record_backing(number));
+        ledger.erase(901);
+        let (ledger, records) = Ledger::adopt(copy(&ledger)).unwrap();
+        let held: Vec<_> = records.iter().map(|record| (record.kind, record.backing)).collect();
+        assert_eq!(held, [(kind::BACKING, 1), (kind::BACKING, 900)]);
+        let perhaps: Vec<_> = ledger.perhaps_registered().collect();
+        assert_eq!((perhaps[0], perhaps.last()), (901 - UNDER_WAY, Some(&(901 + UNDER_WAY))));
+        assert!(!perhaps.contains(&900) && perhaps.contains(&901) && perhaps.contains(&902));
     }
 
     #[test]

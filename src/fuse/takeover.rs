@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::backing::Registered;
 use super::ledger::{Ledger, Record, kind};
-use super::proto::Device;
+use super::proto::{BackingId, Device};
 use super::serve::Inner;
 use crate::fs::Hold;
 use crate::sys::poll::has_failed;
@@ -61,9 +61,12 @@ pub(super) fn reopen(inner: &Inner, device: &Arc<Device>, records: &[Record]) {
     let adopt = |number| {
         Arc::new(Registered::adopt(device, inner.ledger.as_ref(), number)) as Arc<dyn Hold>
     };
-    // Dropped at the end, and with it what nobody has open.
+    // Dropped at the end, and with them what nobody has open.
     let holds: HashMap<u32, Arc<dyn Hold>> =
         held.iter().map(|record| (record.backing, adopt(record.backing))).collect();
+    if let Some(ledger) = &inner.ledger {
+        ledger.perhaps_registered().for_each(|number| drop(BackingId::adopt(device, number)));
+    }
     let mut failed = 0;
     for record in &open {
         if let Err(error) = inner.reopen(device, record, holds.get(&record.backing).cloned()) {
