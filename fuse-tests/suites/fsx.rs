@@ -21,6 +21,7 @@ const CONFIGURATION: &str = "
 flen = 262144
 nomsyncafterwrite = true
 [opsize]
+min = 1
 max = 32768
 [weights]
 close_open = 2.0
