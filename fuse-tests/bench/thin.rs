@@ -48,7 +48,7 @@ pub fn run() {
         "needs device-mapper: run through scripts/bench thin"
     );
     let scratch = std::env::var("THINFS_TEST_DIR").unwrap_or_else(|_| "/mnt/scratch".to_owned());
-    let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(scratch).unwrap();
+    let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(&scratch).unwrap();
     let (data, metadata) = ("/dev/ubdb".into(), "/dev/ubda".into());
     let mut bench = Bench::start(root.path(), PoolSource::Devices { data, metadata });
     println!("{}", machine());
@@ -255,7 +255,11 @@ impl Bench {
         for id in MORE_RAW_IDS..MORE_RAW_IDS + TURNS * MANY {
             self.dm.message(&self.pool, Step::Delete, &format!("delete {id}")).unwrap();
         }
+        let mut one: Vec<_> =
+            (0..SAMPLES).map(|_| timed(|| drop(self.prepare(Some(base))))).collect();
         println!("{MANY} at once, median of {TURNS} turns, {title}");
+        let floor = percentile(&mut raw, 50) / f64::from(MANY);
+        print("  one prepare, against a raw message", &mut one, floor);
         print_all("  raw create_snap messages in a row", &mut raw);
         print_all("  prepares, a thread for each", &mut threads);
         print_all(&format!("  prepares, in groups of {GROUP}"), &mut groups);

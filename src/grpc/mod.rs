@@ -2,7 +2,7 @@
 //! store's, side by side.
 //!
 //! Adapters only: a method decodes its request, calls the rules on a blocking thread, encodes the
-//! answer. What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
+//! answer. Prepares that come at the same time go there together ([`together`]). What went wrong becomes a gRPC status at one place, [`status`]. Nothing here knows a
 //! device, RocksDB or FUSE's protocol; the FUSE root is known as directory names and one function
 //! that waits until the kernel shows what has changed.
 

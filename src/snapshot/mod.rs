@@ -18,7 +18,8 @@
 //!      └─────────▶ View ─ remove ─▶ (no key)            Active, View, Committed
 //! ```
 //!
-//! - `prepare` ([`prepare`](Snapshots::prepare)) makes the volume, then the batch names it.
+//! - `prepare` ([`prepare`](Snapshots::prepare)) makes the volume, then the batch names it; for several at once
+//!   ([`prepare_together`](Snapshots::prepare_together)) all volumes, then one batch names them.
 //! - `view` ([`view`](Snapshots::view)) of a parent shares its volume; without one it has an empty
 //!   one.
 //! - `commit` ([`commit`](Snapshots::commit)) seals the volume, then the batch renames; id and
