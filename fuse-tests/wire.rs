@@ -2,6 +2,9 @@
 //! once more by field number, so that a slip in our own protos can't hide itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -360,7 +363,7 @@ fn of_a_hundred_prepares_at_once_each_is_answered_as_if_it_came_alone() {
     let d = Daemon::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let c = std::sync::Arc::new(Client::connect(&d, None).await);
+        let c = Arc::new(Client::connect(&d, None).await);
         let mounts = c.prepare("preparing", "").await.unwrap().mounts;
         std::fs::write(format!("{}/inherited", mounts[0].source), "text").unwrap();
         c.call::<_, Empty>("Commit", commit("base", "preparing", "")).await.unwrap();
@@ -404,5 +407,62 @@ fn of_a_hundred_prepares_at_once_each_is_answered_as_if_it_came_alone() {
         assert_eq!(c.list(&[]).await.len(), 1, "the parent alone");
     });
     assert_eq!(d.json(&["check"])["sound"], true, "{}", d.log());
+    d.finish();
+}
+
+#[test]
+fn a_kill_amid_a_hundred_prepares_loses_none_that_was_answered_and_leaks_none() {
+    let mut d = Daemon::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let c = Client::connect(&d, None).await;
+        c.prepare("preparing", "").await.unwrap();
+        c.call::<_, Empty>("Commit", commit("base", "preparing", "")).await.unwrap();
+    });
+    let mut between = 0;
+    for round in 0..5 {
+        let answered = Arc::new(AtomicUsize::new(0));
+        let calls = runtime.block_on(async {
+            let c = Arc::new(Client::connect(&d, None).await);
+            let prepare = |n: usize| {
+                let (c, answered) = (c.clone(), answered.clone());
+                tokio::spawn(async move {
+                    let key = format!("many-{round}-{n}");
+                    c.prepare(&key, "base").await.ok()?;
+                    answered.fetch_add(1, Relaxed);
+                    Some(key)
+                })
+            };
+            (0..100).map(prepare).collect::<Vec<_>>()
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while answered.load(Relaxed) < 1 + 20 * round {
+            assert!(Instant::now() < deadline, "too few are answered\n{}", d.log());
+            std::thread::yield_now();
+        }
+        d.kill();
+        let answered: Vec<_> = runtime.block_on(async {
+            let mut answered = Vec::new();
+            for call in calls {
+                answered.extend(call.await.unwrap());
+            }
+            answered
+        });
+        d.restart();
+        assert_eq!(d.json(&["check"])["sound"], true, "{}", d.log());
+        runtime.block_on(async {
+            let c = Client::connect(&d, None).await;
+            let mut there: Vec<_> = c.list(&[]).await.into_iter().map(|info| info.name).collect();
+            there.retain(|name| name != "base");
+            let of_this_round = |name: &String| name.starts_with(&format!("many-{round}-"));
+            assert!(there.iter().all(of_this_round), "{there:?}");
+            assert!(answered.iter().all(|key| there.contains(key)), "{answered:?}, {there:?}");
+            between += usize::from(there.len() < 100);
+            for name in there {
+                c.call::<_, Empty>("Remove", key(&name)).await.unwrap();
+            }
+        });
+    }
+    assert!(between > 0, "each kill came too late to mean anything");
     d.finish();
 }
