@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -84,9 +85,12 @@ impl<T: Send + 'static, R: Send + 'static> Together<T, R> {
         !std::mem::replace(&mut queue.busy, true)
     }
 
+    /// Who is in a group over which the work panics hears of it; those behind go on.
     fn work_off(&self) {
         while let Some(group) = self.next_group() {
-            (self.work)(group);
+            if catch_unwind(AssertUnwindSafe(|| (self.work)(group))).is_err() {
+                tracing::error!("a group of calls panicked; each of its callers got an error");
+            }
         }
     }
 
@@ -148,5 +152,16 @@ mod tests {
         assert_eq!(sizes.last(), Some(&1));
         assert!(!together.queue.lock().busy);
         assert_eq!(together.call(()).await.expect("a new thread begins"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_for_its_group_and_keeps_nobody_else_waiting() {
+        let first = Mutex::new(true);
+        let together = Together::new(move |group: Vec<((), Caller<()>)>| {
+            assert!(!std::mem::take(&mut *first.lock()), "a test has the first group panic");
+            group.into_iter().for_each(|(_, caller)| caller.answer(Ok(())));
+        });
+        assert_eq!(together.call(()).await.unwrap_err().code(), tonic::Code::Internal);
+        together.call(()).await.expect("the next one is answered");
     }
 }
