@@ -17,7 +17,7 @@ pub fn run() {
     command.args(["-thinfs", env!("CARGO_BIN_EXE_thinfs")]);
     let rounds = std::env::var("THINFS_BENCH_ROUNDS");
     match std::env::var("THINFS_BENCH_CALLS") {
-        Ok(calls) => command.args(["-calls", &calls, "-against", "devmapper,overlayfs"]),
+        Ok(calls) => command.args(["-calls", &calls, "-against", "devmapper"]),
         Err(_) => command.args(rounds.iter().flat_map(|rounds| ["-rounds", rounds])),
     };
     let status = command.status().unwrap_or_else(|e| panic!("start {command:?}: {e}"));

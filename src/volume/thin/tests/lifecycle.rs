@@ -52,6 +52,49 @@ fn in_guest_a_child_sees_its_sealed_parent_and_neither_sees_the_others_writes() 
     backend.stop().unwrap();
 }
 
+/// One of them finds its id taken, others can't be made; each has an outcome of its own.
+#[test]
+fn in_guest_volumes_made_together_are_what_each_would_be_alone() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let origin = backend.create(VolumeId(1), None, None).unwrap();
+    let mut mounted = backend.activate(&origin, Access::ReadWrite).unwrap();
+    write(&mounted, "file", b"inherited");
+    backend.seal(&origin, &mut mounted).unwrap();
+    backend.deactivate(&origin, mounted).unwrap();
+    let live = backend.create(VolumeId(2), None, None).unwrap();
+    let being_written = backend.activate(&live, Access::ReadWrite).unwrap();
+    let gone = Volume { backing: types::Backing::Thin { thin_id: 0xf0_0000 }, ..live.clone() };
+    // What the second of them is about to take.
+    let taken = ThinId::new(thin_id(&live).unwrap().get() + 2).unwrap();
+    backend.pool.create_thin(taken).unwrap();
+    let new = |id, origin, size| NewVolume { id: VolumeId(id), origin, size };
+    let larger = Some(origin.size + MIB);
+    let made = backend.create_together(&[
+        new(10, &origin, None),
+        new(11, &origin, larger),
+        new(12, &live, None),
+        new(13, &gone, None),
+        new(14, &origin, Some(MIB)),
+        new(15, &origin, None),
+    ]);
+    assert!(matches!(made[2], Err(Error::Busy(..))), "{made:?}");
+    assert!(matches!(made[3], Err(Error::Missing(_))), "{made:?}");
+    assert!(matches!(made[4], Err(Error::Io { .. })), "{made:?}");
+    for (at, size) in [(0, origin.size), (1, larger.unwrap()), (5, origin.size)] {
+        let volume = made[at].as_ref().unwrap_or_else(|e| panic!("{at}: {e}"));
+        assert_eq!((volume.origin, volume.size), (Some(origin.id), size));
+        let mounted = backend.activate(volume, Access::ReadWrite).unwrap();
+        assert_eq!(read(&mounted, "file").unwrap(), b"inherited");
+        write(&mounted, "own", &volume.id.0.to_le_bytes());
+        backend.deactivate(volume, mounted).unwrap();
+    }
+    let faulty: Vec<_> = backend.faulty().iter().map(|f| f.thin_id).collect();
+    assert_eq!(faulty, [taken.get()]);
+    backend.deactivate(&live, being_written).unwrap();
+    backend.stop().unwrap();
+}
+
 #[test]
 fn in_guest_a_sealed_volume_refuses_writes_until_it_is_activated_for_writing_again() {
     let rig = Rig::new();
