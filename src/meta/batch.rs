@@ -24,7 +24,7 @@ pub struct Batch {
     /// What it is for, where a crash can be tried around it: in all but tests.
     step: Option<Step>,
     pub(super) rows: Encoded,
-    /// Where the numbers of the events stand in the rows: who leads a group puts them in.
+    /// Where the numbers of the events stand in the rows: who writes a group puts them in.
     pub(super) events: Vec<usize>,
     pub(super) counts: Change,
 }

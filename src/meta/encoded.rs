@@ -1,10 +1,10 @@
-//! Rows as RocksDB takes and logs them, so that each caller encodes its own part and who leads a group only puts the
-//! parts one behind the other.
+//! Rows as RocksDB takes and logs them, so that each caller encodes its own part and who writes a group only puts them
+//! one behind the other.
 //!
 //! ```text
 //! batch  = sequence number (8 bytes) count (4 bytes) row*
 //! row    = 5 column key value | 4 column key          puts | deletes
-//! column = number of the column family (varint; ours are below 128)
+//! column = number of the column family (varint; ours are below 127)
 //! key, value = length (varint) bytes
 //! ```
 //!
@@ -21,7 +21,10 @@ const DELETE: u8 = 4;
 /// Sequence number and count.
 pub(super) const HEADER: usize = 12;
 
-/// Rows one behind the other. Their columns are our own numbers until [`Encoded::address`] puts in those of a store.
+/// Stands for the column until [`Encoded::address`]: RocksDB refuses it.
+const UNKNOWN: u8 = 0x7f;
+
+/// Rows one behind the other. They get the column families' numbers of a store when it is known which.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     bytes: Vec<u8>,
@@ -108,7 +111,7 @@ impl Encoded {
 
     fn add(&mut self, tag: u8, column: Column, key: &[u8], value: Option<&[u8]>) -> usize {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(&[tag, 0]);
+        self.bytes.extend_from_slice(&[tag, UNKNOWN]);
         self.push(key);
         let key_end = self.bytes.len();
         if let Some(value) = value {
@@ -146,7 +149,7 @@ impl Numbers {
                 ours.put(column, key, value);
                 ours.delete(column, key);
             }
-            numbers.0[at] = *theirs.data().get(HEADER + 1).filter(|number| **number < 0x80)?;
+            numbers.0[at] = *theirs.data().get(HEADER + 1).filter(|number| **number < UNKNOWN)?;
             ours.address(&numbers);
             let ours = with_header(ours.bytes(), ours.rows.len());
             (ours == theirs.data()).then_some(())?;
