@@ -12,9 +12,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
+use thinfs::sys::handle::FileHandle;
 
-use crate::harness::{Daemon, eventually, invariants};
+use crate::harness::{Client, Daemon, eventually, invariants, sh};
 
 const MANAGER: &str = r#"
 import array, fcntl, os, select, socket, sys
@@ -288,5 +289,39 @@ fn programs_go_on_when_the_daemon_is_killed_under_them() {
     eventually("what was open is closed", || d.cli(&["commit", "a", "b"]).code == Some(0));
     let left = fs::read_dir(d.committed("b").join("x")).unwrap().count();
     assert!(left == 0 || unclear > 0, "{left} names are left");
+    managed.finish();
+}
+
+/// The kernel holds on to files that were read and closed. Nobody else knows of it when the daemon is killed; the
+/// successor gives them back, or their blocks would stay taken and their volume couldn't go.
+#[test]
+fn what_the_kernel_held_for_the_dead_daemon_is_given_back() {
+    let managed = Managed::start();
+    let mut client = Client::connect(&managed.daemon.socket());
+    client.prepare("s", "").unwrap();
+    let root = managed.daemon.active("s");
+    for name in ["open", "closed"] {
+        fs::write(root.join(name), "content").unwrap();
+        assert_eq!(fs::read(root.join(name)).unwrap(), b"content");
+    }
+    let open = File::open(root.join("open")).unwrap();
+    let backing = File::open(managed.daemon.root().join("native/volumes")).unwrap();
+    let files =
+        sh(&format!("find {} -type f -path '*/fs/*'", managed.daemon.root().display())).ok();
+    let handles: Vec<_> =
+        files.lines().map(|file| FileHandle::of(&backing, file).unwrap()).collect();
+    assert_eq!(handles.len(), 2, "{files}");
+    managed.kill();
+    eventually("the successor serves", || managed.is_served());
+    let mut back = [0; 7];
+    open.read_exact_at(&mut back, 0).unwrap();
+    assert_eq!(&back, b"content");
+    fs::remove_file(root.join("open")).unwrap();
+    fs::remove_file(root.join("closed")).unwrap();
+    let there =
+        || handles.iter().filter(|handle| handle.open(&backing, OFlags::PATH).is_ok()).count();
+    eventually("the closed file is gone", || there() == 1);
+    drop(open);
+    eventually("the open one is gone, too", || there() == 0);
     managed.finish();
 }

@@ -353,3 +353,56 @@ fn the_namespace_header_selects_nothing() {
     });
     d.finish();
 }
+
+/// On thin they are made in groups. In one connection, as containerd has it.
+#[test]
+fn of_a_hundred_prepares_at_once_each_is_answered_as_if_it_came_alone() {
+    let d = Daemon::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let c = std::sync::Arc::new(Client::connect(&d, None).await);
+        let mounts = c.prepare("preparing", "").await.unwrap().mounts;
+        std::fs::write(format!("{}/inherited", mounts[0].source), "text").unwrap();
+        c.call::<_, Empty>("Commit", commit("base", "preparing", "")).await.unwrap();
+        let wish = |n: usize| match n % 20 {
+            7 => (format!("orphan-{n}"), "nobody"),
+            // Twice each.
+            8 | 9 => (format!("contested-{}", n / 20), "base"),
+            10 => (format!("empty-{n}"), ""),
+            11 => ("base".to_owned(), "base"),
+            _ => (format!("many-{n}"), "base"),
+        };
+        let prepare = |n: usize| {
+            let (c, (key, parent)) = (c.clone(), wish(n));
+            tokio::spawn(async move { c.prepare(&key, parent).await })
+        };
+        let calls: Vec<_> = (0..100).map(prepare).collect();
+        let mut contested = 0;
+        for (n, call) in calls.into_iter().enumerate() {
+            let (outcome, (key, parent)) = (call.await.unwrap(), wish(n));
+            let code = outcome.as_ref().err().map(Status::code);
+            match n % 20 {
+                7 => assert_eq!(code, Some(Code::NotFound), "{key}: {outcome:?}"),
+                11 => assert_eq!(code, Some(Code::AlreadyExists), "{key}: {outcome:?}"),
+                8 | 9 if code.is_some() => {
+                    assert_eq!(code, Some(Code::AlreadyExists), "{outcome:?}")
+                }
+                kind => {
+                    contested += usize::from(kind == 8 || kind == 9);
+                    let source = outcome.unwrap().mounts.remove(0).source;
+                    assert!(source.ends_with(&format!("active/{key}")), "{source}");
+                    let inherited = std::fs::read(format!("{source}/inherited")).is_ok();
+                    assert_eq!(inherited, parent == "base", "{key}");
+                    let found = c.stat(&key).await.unwrap();
+                    assert_eq!((found.kind, found.parent.as_str()), (ACTIVE, parent), "{key}");
+                    assert_eq!(found.labels["containerd.io/snapshot.ref"], key);
+                    c.call::<_, Empty>("Remove", self::key(&key)).await.unwrap();
+                }
+            }
+        }
+        assert_eq!(contested, 5, "exactly one gets each key");
+        assert_eq!(c.list(&[]).await.len(), 1, "the parent alone");
+    });
+    assert_eq!(d.json(&["check"])["sound"], true, "{}", d.log());
+    d.finish();
+}

@@ -1,5 +1,6 @@
 //! The thin layer: `Snapshots::prepare`, `commit` and `remove` on a real pool, in turn with the raw `create_snap` message (the floor) and
-//! with `dmsetup message` run as a process (what the devmapper snapshotter does), in one run.
+//! with `dmsetup message` run as a process (what the devmapper snapshotter does), in one run. Then a hundred at once, on
+//! disks and on files of a filesystem.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use thinfs::crashpoint::Step;
 use thinfs::daemon::StoreLedger;
 use thinfs::meta::Store;
-use thinfs::snapshot::Snapshots;
+use thinfs::snapshot::{Snapshots, Wish};
 use thinfs::thin::dm::Dm;
 use thinfs::types::{Backing, Labels, Namespace, SnapshotKey};
 use thinfs::volume::Volumes;
@@ -18,7 +19,15 @@ use super::report::{machine, percentile};
 
 /// Thin ids of the raw messages: far above those that the backend reserves in a run.
 const RAW_IDS: u32 = 0x00f0_0000;
+/// Those of the second round of raw messages.
+const MORE_RAW_IDS: u32 = 0x00f1_0000;
 const SAMPLES: usize = 200;
+/// As many at once.
+const MANY: u32 = 100;
+/// How often.
+const TURNS: u32 = 7;
+/// As many in a group as the gRPC service makes together.
+const GROUP: usize = 16;
 /// Each of these many samples, one is a process: they cost a hundred times as much.
 const PROCESS_EACH: u32 = 40;
 
@@ -40,7 +49,8 @@ pub fn run() {
     );
     let scratch = std::env::var("THINFS_TEST_DIR").unwrap_or_else(|_| "/mnt/scratch".to_owned());
     let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(scratch).unwrap();
-    let mut bench = Bench::start(root.path());
+    let (data, metadata) = ("/dev/ubdb".into(), "/dev/ubda".into());
+    let mut bench = Bench::start(root.path(), PoolSource::Devices { data, metadata });
     println!("{}", machine());
     println!(
         "microseconds, p50 / p99 of {SAMPLES}; ratio of the medians to the raw create_snap message of the same rows"
@@ -54,16 +64,21 @@ pub fn run() {
     bench.compare("10,000 snapshots, depth 500", &deep);
     bench.empty();
     bench.cycle(&base);
-    bench.snapshots.close().unwrap();
-    bench.volumes.stop().unwrap();
+    bench.at_once("the pool on disks", &base);
+    bench.stop();
+    let root = tempfile::Builder::new().prefix("thinfs-bench-").tempdir_in(&scratch).unwrap();
+    let dir = root.path().join("thin");
+    let files = PoolSource::Auto { dir, size: Some(4 << 30), most: None };
+    let mut bench = Bench::start(root.path(), files);
+    let base = bench.committed("base", None);
+    bench.at_once("the pool on files of an ext4", &base);
+    bench.stop();
 }
 
 impl Bench {
-    fn start(root: &std::path::Path) -> Bench {
+    fn start(root: &std::path::Path, source: PoolSource) -> Bench {
         let store = Arc::new(Store::open(&root.join("meta")).unwrap());
-        let mut config = ThinConfig::new(root.to_path_buf());
-        config.source =
-            PoolSource::Devices { data: "/dev/ubdb".into(), metadata: "/dev/ubda".into() };
+        let config = ThinConfig { source, ..ThinConfig::new(root.to_path_buf()) };
         let backend = Arc::new(
             ThinBackend::start(config, Arc::new(StoreLedger::new(store.clone()))).unwrap(),
         );
@@ -72,6 +87,11 @@ impl Bench {
         let dm = Dm::open().unwrap();
         let pool = dm.devices().unwrap().into_iter().find(|name| name.ends_with("-pool")).unwrap();
         Bench { store, snapshots, volumes, dm, pool, namespace: Namespace::default(), serial: 0 }
+    }
+
+    fn stop(self) {
+        self.snapshots.close().unwrap();
+        self.volumes.stop().unwrap();
     }
 
     fn key(&mut self) -> SnapshotKey {
@@ -199,6 +219,52 @@ impl Bench {
         print("  commit, mounted", &mut busy_commits, floor);
         print("  remove (acknowledged)", &mut removals, floor);
     }
+}
+
+impl Bench {
+    /// So many at once, in turns: the raw messages one after the other (the kernel takes one at a time), a thread for each
+    /// prepare, and groups, as the gRPC service makes them.
+    fn at_once(&mut self, title: &str, base: &SnapshotKey) {
+        let base_id = self.thin_id(base);
+        let (mut raw, mut threads, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+        for turn in 0..TURNS {
+            let ids = MORE_RAW_IDS + turn * MANY..MORE_RAW_IDS + (turn + 1) * MANY;
+            let send = |id| {
+                let message = format!("create_snap {id} {base_id}");
+                self.dm.message(&self.pool, Step::CreateSnap, &message).unwrap();
+            };
+            raw.push(timed(|| ids.for_each(send)));
+            let keys: Vec<_> = (0..MANY).map(|_| self.key()).collect();
+            let prepare = |key| {
+                self.snapshots.prepare(&self.namespace, key, Some(base), Labels::new()).unwrap()
+            };
+            threads.push(timed(|| {
+                std::thread::scope(|scope| {
+                    keys.iter().for_each(|key| drop(scope.spawn(|| prepare(key))));
+                });
+            }));
+            let wish = |key| Wish { key, parent: Some(base.clone()), labels: Labels::new() };
+            let wishes: Vec<_> = (0..MANY).map(|_| self.key()).map(wish).collect();
+            groups.push(timed(|| {
+                for group in wishes.chunks(GROUP) {
+                    let made = self.snapshots.prepare_together(&self.namespace, group);
+                    assert!(made.iter().all(|made| matches!(made, Some(Ok(_)))), "{made:?}");
+                }
+            }));
+        }
+        for id in MORE_RAW_IDS..MORE_RAW_IDS + TURNS * MANY {
+            self.dm.message(&self.pool, Step::Delete, &format!("delete {id}")).unwrap();
+        }
+        println!("{MANY} at once, median of {TURNS} turns, {title}");
+        print_all("  raw create_snap messages in a row", &mut raw);
+        print_all("  prepares, a thread for each", &mut threads);
+        print_all(&format!("  prepares, in groups of {GROUP}"), &mut groups);
+    }
+}
+
+fn print_all(name: &str, samples: &mut [Duration]) {
+    let (median, least) = (percentile(samples, 50), percentile(samples, 0));
+    println!("{name:<40} {:>8.1} ms in all (least {:.1})", median / 1000.0, least / 1000.0);
 }
 
 fn timed(work: impl FnOnce()) -> Duration {

@@ -3,9 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use crate::harness::{Daemon, Options, run, work_dir};
+use rustix::fs::SeekFrom;
+
+use crate::harness::{Daemon, Options, errno, eventually, run, work_dir};
 
 /// A block device of a pool that can be made to fail: a loop device below a device-mapper one.
 struct Disk {
@@ -49,14 +52,48 @@ impl Disk {
         self.become_(&format!("0 {} error", self.sectors));
     }
 
+    /// The places that hold such blocks fail from now on, all others go on. Sectors and their number, for each.
+    fn fail_where(&self, is_bad: impl Fn(&[u8]) -> bool) -> usize {
+        let bad = self.blocks(is_bad);
+        let (mut table, mut at) = (String::new(), 0);
+        for block in &bad {
+            let sector = block * (BLOCK as u64 / 512);
+            if sector > at {
+                table += &format!("{at} {} linear {} {at}\n", sector - at, self.device);
+            }
+            table += &format!("{sector} {} error\n", BLOCK / 512);
+            at = sector + BLOCK as u64 / 512;
+        }
+        table += &format!("{at} {} linear {} {at}\n", self.sectors - at, self.device);
+        self.become_(&table);
+        bad.len()
+    }
+
+    /// Numbers of the blocks on the disk with such content.
+    fn blocks(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u64> {
+        let file = File::open(&self.file).unwrap();
+        let (mut found, mut block, mut at) = (Vec::new(), vec![0; BLOCK], 0);
+        // Skips holes, of which most of the file consists.
+        while let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            let number = data / BLOCK as u64;
+            file.read_exact_at(&mut block, number * BLOCK as u64).unwrap();
+            found.extend(wanted(&block).then_some(number));
+            at = (number + 1) * BLOCK as u64;
+        }
+        found
+    }
+
     fn heal(&self) {
         self.become_(&self.sound());
     }
 
     fn become_(&self, table: &str) {
+        let file = self.file.with_extension("table");
+        fs::write(&file, table).unwrap();
         run("dmsetup", ["suspend", "--noflush", "--nolockfs", &self.name]).ok();
-        run("dmsetup", ["load", &self.name, "--table", table]).ok();
+        run("dmsetup", ["load", &self.name, file.to_str().unwrap()]).ok();
         run("dmsetup", ["resume", &self.name]).ok();
+        fs::remove_file(&file).unwrap();
     }
 }
 
@@ -77,9 +114,13 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(more: &[&str]) -> Self {
         let (metadata, data) = (Disk::new("metadata", 16), Disk::new("data", 512));
         let flags = ["--metadata-device", &metadata.path(), "--data-device", &data.path()];
-        let flags = [&flags[..], &["--volume-size", "256M"]].concat();
+        let flags = [&flags[..], &["--volume-size", "256M"], more].concat();
         let flags = flags.into_iter().map(str::to_owned).collect();
         let d = Daemon::start_with(Options { flags, ..Options::default() });
         d.cli(&["prepare", "a"]).ok();
@@ -111,6 +152,12 @@ impl Site {
         drop((metadata, data));
     }
 }
+
+/// Bytes in a block of the volumes' filesystems.
+const BLOCK: usize = 4096;
+/// What stands where the disk is to fail, and is to be written over.
+const OLD: u8 = 0x5a;
+const NEW: u8 = 0xa5;
 
 const CONTENT: &str = "what was acknowledged is there\n";
 
@@ -229,4 +276,55 @@ fn in_guest_a_volume_that_lost_writes_is_not_committed_and_keeps_what_was_synced
     d.cli(&["commit", "w", "w2"]).ok();
     assert_eq!(fs::read_to_string(d.committed("w2").join("again")).unwrap(), CONTENT);
     site.finish();
+}
+
+/// Some sectors fail while others go on: the filesystem notices nothing that it would stop for, the page cache holds
+/// what the disk has not got, and by the time of the commit the disk is well again.
+#[test]
+fn in_guest_a_write_lost_on_a_filesystem_that_goes_on_is_told_to_who_syncs_and_never_committed() {
+    for evicted in [false, true] {
+        let mut site = Site::with(if evicted { &["--max-active", "1"] } else { &[] });
+        let d = &site.d;
+        let victim = d.active("w").join("victim");
+        fs::write(&victim, vec![OLD; 64 * BLOCK]).unwrap();
+        let file = File::options().write(true).open(&victim).unwrap();
+        file.sync_all().unwrap();
+        let failing = site.data.fail_where(|block| block.iter().all(|&byte| byte == OLD));
+        assert_eq!(failing, 64, "each block of the file was found on the disk once");
+        // Nobody syncs the file: the kernel writes it back by itself, some time.
+        file.write_all_at(&[NEW; 64 * BLOCK], 0).unwrap();
+        // An open file keeps its volume.
+        let open = (!evicted).then_some(file);
+        if evicted {
+            write_synced(d, "gone", "of another volume").unwrap();
+            let lost = "a volume could not be flushed when it was deactivated";
+            eventually("the volume is deactivated", || d.log().contains(lost));
+        } else {
+            rustix::fs::sync();
+            // What is synced by itself is safe: the filesystem has not stopped.
+            write_synced(d, "w", "later").unwrap();
+        }
+        site.data.heal();
+        write_synced(d, "w", "healed").unwrap();
+        if let Some(file) = open {
+            assert_eq!(fs::read(&victim).unwrap(), [NEW; 64 * BLOCK], "as if nothing had been");
+            assert_eq!(errno(file.sync_all()), libc::EIO);
+        }
+        for _ in 0..2 {
+            let refused = d.cli(&["commit", "w", "new"]);
+            assert_ne!(refused.code, Some(0), "evicted: {evicted}: {refused:?}");
+            assert!(refused.stderr.contains("Input/output error"), "{refused:?}");
+        }
+        assert!(d.cli(&["status"]).ok().contains("thin ids that lost writes"));
+        d.cli(&["commit", "gone", "not concerned"]).ok();
+        // The way out that the message names: look at what is there, then start anew.
+        site.d.kill();
+        site.d.restart();
+        site.assert_well();
+        let d = &site.d;
+        assert_eq!(fs::read(&victim).unwrap(), [OLD; 64 * BLOCK]);
+        assert_eq!(fs::read_to_string(d.active("w").join("healed")).unwrap(), CONTENT);
+        d.cli(&["commit", "w", "w2"]).ok();
+        site.finish();
+    }
 }

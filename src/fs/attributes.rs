@@ -1,6 +1,6 @@
 //! Attributes changed: `chmod`, `chown`, `truncate`, `utimensat`, and the flags of `chattr`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
@@ -73,10 +73,13 @@ impl Fs {
         if !caller.may_wait && self.is_large(at, size)? {
             return Err(Error::WouldWait);
         }
-        let cut = |file: &OwnedFd| privileges::change(caller, file, || ftruncate(file, size));
+        let cut = |file: BorrowedFd<'_>| privileges::change(caller, file, || ftruncate(file, size));
         match handle.and_then(|handle| self.open.get(handle).ok()) {
-            Some(file) if file.check_writer().is_ok() => Ok(cut(&file.fd)?),
-            _ => Ok(cut(&self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?)?),
+            Some(file) if file.check_writer().is_ok() => Ok(cut(file.fd()?)?),
+            _ => {
+                let file = self.cached.nodes.open(at, OFlags::WRONLY | OFlags::NONBLOCK)?;
+                Ok(cut(file.as_fd())?)
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel handles such a notice under the lock of the directory or file concerned, which a request that
 //! we are just answering may hold: so no notice is ever sent by a thread that answers requests. All go
-//! through one queue to one thread.
+//! through one queue to one thread. (But for attributes alone, which need no such lock: see `fuse`.)
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,8 +18,6 @@ use super::types::NodeId;
 pub enum Notice {
     /// A name in a directory, with all that the kernel knows below it.
     Entry(NodeId, OsString),
-    /// A node's attributes and ACLs.
-    Attributes(NodeId),
     /// A node's attributes, ACLs and content: for a directory its cached listing.
     Content(NodeId),
 }
@@ -145,7 +143,7 @@ mod tests {
         let invalidator = Arc::new(Invalidator::default());
         let (release, stuck) = mpsc::channel();
         let thread = invalidator.start(Stuck(stuck)).unwrap();
-        invalidator.notify(Notice::Attributes(NodeId(1)));
+        invalidator.notify(Notice::Content(NodeId(1)));
         assert!(!invalidator.settle(Duration::from_millis(20)));
         invalidator.close();
         release.send(()).unwrap();
@@ -155,7 +153,7 @@ mod tests {
     #[test]
     fn without_a_kernel_nothing_is_queued() {
         let invalidator = Invalidator::default();
-        invalidator.notify(Notice::Attributes(NodeId(1)));
+        invalidator.notify(Notice::Content(NodeId(1)));
         assert!(invalidator.settle(Duration::ZERO));
     }
 }

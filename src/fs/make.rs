@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::nodes::Descriptor;
-use super::open::{Asked, Opened};
+use super::open::{Asked, Backing, Opened};
 use super::slots::At;
 use super::types::{Caller, Entry, NodeId, check_component};
 use super::{Fs, Result};
@@ -118,7 +118,7 @@ impl Fs {
         drop(directory);
         let at = At { node: entry.known.attr.node, ..at };
         let writer = asked.writes().then_some(writer);
-        Ok((entry, self.open.insert(at, asked, file, writer)))
+        Ok((entry, self.open.insert(at, asked, Backing::open(file, None), writer)))
     }
 
     fn make(

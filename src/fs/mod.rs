@@ -52,6 +52,7 @@ use std::sync::Arc;
 pub use error::{Error, Result};
 pub use invalidate::{Invalidator, Kernel, Notice};
 pub use listing::Sink;
+pub use nodes::Hold;
 pub use open::{Asked, Opened};
 
 use nodes::Nodes;

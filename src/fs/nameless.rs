@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use super::make::as_caller;
 use super::nodes::proc_path;
-use super::open::{Asked, Opened};
+use super::open::{Asked, Backing, Opened};
 use super::slots::At;
 use super::types::{Caller, Entry, NodeId};
 use super::{Fs, Result};
@@ -37,6 +37,6 @@ impl Fs {
         let kept = openat(CWD, proc_path(&file), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         self.cached.nodes.keep_orphan(&writer, node, kept, false);
         let writer = asked.writes().then_some(writer);
-        Ok((entry, self.open.insert(At { node, ..at }, asked, file, writer)))
+        Ok((entry, self.open.insert(At { node, ..at }, asked, Backing::open(file, None), writer)))
     }
 }

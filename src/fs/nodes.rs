@@ -13,15 +13,14 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::Result;
 use super::slots::{At, Handles};
 use super::types::NodeId;
 use crate::sys::handle::{BoxedHandle, FileHandle};
@@ -35,7 +34,7 @@ type Key = (VolumeId, u32);
 /// All that is known of single nodes.
 #[derive(Debug)]
 pub struct Nodes {
-    cache: [Mutex<LruCache<Key, Arc<OwnedFd>>>; SHARDS],
+    cache: [Mutex<LruCache<Key, Arc<Held>>>; SHARDS],
     orphans: Mutex<HashMap<NodeId, Orphan>>,
     orphan_count: AtomicUsize,
     remembered: Mutex<HashMap<NodeId, Remembered>>,
@@ -45,7 +44,7 @@ pub struct Nodes {
 /// a commit waits until the kernel has forgotten it.
 #[derive(Debug)]
 pub struct Orphan {
-    file: Arc<OwnedFd>,
+    file: Arc<Held>,
     is_large: bool,
     _writer: Writer,
 }
@@ -62,7 +61,45 @@ pub enum Descriptor<'a> {
     /// The volume's own root.
     Root(BorrowedFd<'a>),
     /// From the cache or the orphans.
-    Shared(Arc<OwnedFd>),
+    Shared(Arc<Held>),
+}
+
+/// An `O_PATH` descriptor, and the kernel's hold on the same file, if it has one.
+#[derive(Debug)]
+pub struct Held {
+    fd: OwnedFd,
+    hold: OnceLock<Arc<dyn Hold>>,
+}
+
+/// The kernel's own way to a file, which it may take for as long as this lives. It keeps the file, and so its
+/// filesystem, as a descriptor does: it goes where cached descriptors go.
+pub trait Hold: std::fmt::Debug + Send + Sync {
+    /// What the kernel calls it.
+    fn number(&self) -> u32;
+}
+
+impl Held {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, hold: OnceLock::new() }
+    }
+
+    /// The kernel's hold on the file; `register` gets it where there is none yet.
+    pub fn hold<E>(
+        &self,
+        register: impl FnOnce(BorrowedFd<'_>) -> Result<Arc<dyn Hold>, E>,
+    ) -> Result<Arc<dyn Hold>, E> {
+        if let Some(hold) = self.hold.get() {
+            return Ok(Arc::clone(hold));
+        }
+        let new = register(self.fd.as_fd())?;
+        Ok(Arc::clone(self.hold.get_or_init(|| new)))
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl AsFd for Descriptor<'_> {
@@ -87,25 +124,30 @@ impl Nodes {
     }
 
     /// A descriptor for the node.
-    pub fn descriptor<'a>(&self, at: &'a At) -> Result<Descriptor<'a>> {
+    pub fn descriptor<'a>(&self, at: &'a At) -> super::Result<Descriptor<'a>> {
         if at.node.is_snapshot_root() {
             return Ok(Descriptor::Root(at.pin.root()));
         }
+        self.held(at).map(Descriptor::Shared)
+    }
+
+    /// The same for a node that isn't the root of a snapshot.
+    pub fn held(&self, at: &At) -> super::Result<Arc<Held>> {
         if let Some(orphan) = self.orphan(at.node) {
-            return Ok(Descriptor::Shared(orphan));
+            return Ok(orphan);
         }
         let key = (at.slot.volume, at.node.ino());
         if let Some(cached) = self.shard(key).lock().get(&key) {
-            return Ok(Descriptor::Shared(Arc::clone(cached)));
+            return Ok(Arc::clone(cached));
         }
-        let opened = Arc::new(self.open_handle(at, OFlags::PATH)?);
+        let opened = Arc::new(Held::new(self.open_handle(at, OFlags::PATH)?));
         let evicted = self.shard(key).lock().push(key, Arc::clone(&opened));
         drop(evicted);
-        Ok(Descriptor::Shared(opened))
+        Ok(opened)
     }
 
     /// Opens the node's file.
-    pub fn open(&self, at: &At, flags: OFlags) -> Result<OwnedFd> {
+    pub fn open(&self, at: &At, flags: OFlags) -> super::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
         if at.node.is_snapshot_root() {
             return Ok(openat(at.pin.root(), ".", flags, Mode::empty())?);
@@ -117,7 +159,7 @@ impl Nodes {
     }
 
     /// Cached descriptors make room where the process may have no more.
-    fn open_handle(&self, at: &At, flags: OFlags) -> Result<OwnedFd> {
+    fn open_handle(&self, at: &At, flags: OFlags) -> super::Result<OwnedFd> {
         let handle = self.handle(at)?;
         match handle.open(at.pin.root(), flags) {
             Err(Errno::MFILE | Errno::NFILE) => {
@@ -129,7 +171,7 @@ impl Nodes {
         }
     }
 
-    fn handle(&self, at: &At) -> Result<FileHandle> {
+    fn handle(&self, at: &At) -> super::Result<FileHandle> {
         match at.slot.handles {
             Handles::Derived => Ok(FileHandle::of_inode_number(at.node.ino())),
             Handles::Remembered => {
@@ -190,7 +232,7 @@ impl Nodes {
     /// The node's last name is gone. `is_large`: to free its blocks takes time.
     pub fn keep_orphan(&self, writer: &Writer, node: NodeId, file: OwnedFd, is_large: bool) {
         self.uncache(writer.pin().volume(), node);
-        let orphan = Orphan { file: Arc::new(file), is_large, _writer: writer.clone() };
+        let orphan = Orphan { file: Arc::new(Held::new(file)), is_large, _writer: writer.clone() };
         if self.orphans.lock().insert(node, orphan).is_none() {
             self.orphan_count.fetch_add(1, Relaxed);
         }
@@ -233,14 +275,14 @@ impl Nodes {
         self.remembered.lock().len()
     }
 
-    fn orphan(&self, node: NodeId) -> Option<Arc<OwnedFd>> {
+    fn orphan(&self, node: NodeId) -> Option<Arc<Held>> {
         if self.orphan_count.load(Relaxed) == 0 {
             return None;
         }
         self.orphans.lock().get(&node).map(|orphan| Arc::clone(&orphan.file))
     }
 
-    fn shard(&self, (volume, ino): Key) -> &Mutex<LruCache<Key, Arc<OwnedFd>>> {
+    fn shard(&self, (volume, ino): Key) -> &Mutex<LruCache<Key, Arc<Held>>> {
         &self.cache[(volume.0 ^ ino) as usize % SHARDS]
     }
 }

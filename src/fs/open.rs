@@ -1,23 +1,27 @@
 //! Open files: reading, writing, and what else works on an open file.
 //!
 //! Each open file has a descriptor of its own, with the caller's flags, opened with root's rights: the kernel
-//! has checked the caller's. It keeps its volume pinned, and counts as a writer if it is open for writing.
+//! has checked the caller's. One that is only read gets it when it is first needed, which is never where the kernel
+//! reads the file by itself. (One that is written has it from the beginning, so that a lost write is told to whoever
+//! had the file open.) An open file keeps its volume pinned, and counts as a writer if it is open for writing.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{
-    FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek,
+    CWD, FallocateFlags, Mode, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync,
+    openat, seek,
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use super::nodes::{Held, Hold, proc_path};
 use super::slots::At;
 use super::types::{Caller, NodeId};
-use super::{Error, Fs, Notice, Result, privileges};
+use super::{Error, Fs, Result, privileges};
 use crate::sys::creds;
 use crate::volume::{Pin, Writer};
 
@@ -82,10 +86,30 @@ pub struct OpenFile {
     pub node: NodeId,
     /// How it was opened.
     pub asked: Asked,
-    /// The backing file.
-    pub fd: OwnedFd,
+    backing: Backing,
     writer: Option<Writer>,
     _pin: Pin,
+}
+
+/// The backing file. One of the two is always there.
+#[derive(Debug)]
+pub(super) struct Backing {
+    /// Which it is.
+    held: Option<Arc<Held>>,
+    /// Open, with the caller's flags.
+    fd: OnceLock<OwnedFd>,
+}
+
+impl Backing {
+    /// A file that is open, and if known the descriptor that it is found by.
+    pub(super) fn open(fd: OwnedFd, held: Option<Arc<Held>>) -> Self {
+        Self { held, fd: OnceLock::from(fd) }
+    }
+
+    /// A file to be opened when it is needed.
+    fn later(held: Arc<Held>) -> Self {
+        Self { held: Some(held), fd: OnceLock::new() }
+    }
 }
 
 /// All open files.
@@ -119,10 +143,10 @@ impl OpenFiles {
         &self,
         at: At,
         asked: Asked,
-        fd: OwnedFd,
+        backing: Backing,
         writer: Option<Writer>,
     ) -> Opened {
-        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, asked, fd, writer)
+        self.insert_as(self.next.fetch_add(1, Relaxed) + 1, at, asked, backing, writer)
     }
 
     fn insert_as(
@@ -130,13 +154,13 @@ impl OpenFiles {
         handle: u64,
         at: At,
         asked: Asked,
-        fd: OwnedFd,
+        backing: Backing,
         writer: Option<Writer>,
     ) -> Opened {
         if asked.executes() {
             *self.executed.lock().entry(at.node).or_default() += 1;
         }
-        let file = Arc::new(OpenFile { node: at.node, asked, fd, writer, _pin: at.pin });
+        let file = Arc::new(OpenFile { node: at.node, asked, backing, writer, _pin: at.pin });
         self.files.write().insert(handle, Arc::clone(&file));
         Opened { handle, file }
     }
@@ -187,8 +211,12 @@ impl Fs {
         if asked.truncates() && !asked.writes() && self.open.executed.lock().contains_key(&node) {
             return Err(Errno::TXTBSY.into());
         }
-        let fd = self.open_backing(caller, &at, asked)?;
-        Ok(self.open.insert(at, asked, fd, writer.filter(|_| asked.writes())))
+        let held = self.cached.nodes.held(&at)?;
+        let backing = match writer {
+            None => Backing::later(held),
+            Some(_) => Backing::open(self.open_backing(caller, &at, asked)?, Some(held)),
+        };
+        Ok(self.open.insert(at, asked, backing, writer.filter(|_| asked.writes())))
     }
 
     /// Opens a file again that the kernel has had open since before this daemon, under the number that it knows.
@@ -200,12 +228,12 @@ impl Fs {
         let nameless = rustix::fs::fstat(&fd)?.st_nlink == 0;
         let writer = if asked.writes() || nameless { Some(at.pin.writer()?) } else { None };
         if let Some(writer) = writer.as_ref().filter(|_| nameless) {
-            let path = super::nodes::proc_path(&fd);
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let kept = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
+            let kept = openat(CWD, proc_path(&fd), flags, Mode::empty())?;
             self.cached.nodes.keep_orphan(writer, node, kept, false);
         }
-        self.open.insert_as(handle, at, asked, fd, writer.filter(|_| asked.writes()));
+        let backing = Backing::open(fd, None);
+        self.open.insert_as(handle, at, asked, backing, writer.filter(|_| asked.writes()));
         Ok(())
     }
 
@@ -242,16 +270,16 @@ impl Fs {
     }
 
     /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no
-    /// time. Each call is matched by one of [`Fs::end_bypass`].
+    /// time. The caller makes the kernel drop those that it knows, before the mapping can be made. Each call is
+    /// matched by one of [`Fs::end_bypass`].
     pub fn begin_bypass(&self, node: NodeId) {
         let mut bypassed = self.open.bypassed.lock();
         *bypassed.entry(node).or_default() += 1;
         self.open.bypassed_count.store(bypassed.len(), Relaxed);
-        drop(bypassed);
-        self.invalidator.notify(Notice::Attributes(node));
     }
 
-    /// The opposite of [`Fs::begin_bypass`].
+    /// The opposite of [`Fs::begin_bypass`]: there is no such mapping any more. What the kernel was told meanwhile
+    /// held for no time, so that it has nothing to drop.
     pub fn end_bypass(&self, node: NodeId) {
         let mut bypassed = self.open.bypassed.lock();
         if let Some(count) = bypassed.get_mut(&node) {
@@ -261,8 +289,6 @@ impl Fs {
             }
         }
         self.open.bypassed_count.store(bypassed.len(), Relaxed);
-        drop(bypassed);
-        self.invalidator.notify(Notice::Attributes(node));
     }
 
     /// Makes a directory's names durable.
@@ -276,11 +302,37 @@ impl Fs {
 }
 
 impl OpenFile {
+    /// The backing file, opened with the caller's flags.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>> {
+        if let Some(fd) = self.backing.fd.get() {
+            return Ok(fd.as_fd());
+        }
+        let held = self.backing.held.as_ref().ok_or(Errno::BADF)?;
+        let opened = openat(CWD, proc_path(held), self.asked.backing_flags(), Mode::empty())?;
+        Ok(self.backing.fd.get_or_init(|| opened).as_fd())
+    }
+
+    /// The kernel's hold on the file, kept over its closing where there is a descriptor that stays as long; `register`
+    /// gets a new one.
+    pub fn hold<E>(
+        &self,
+        register: impl FnOnce(BorrowedFd<'_>) -> std::result::Result<Arc<dyn Hold>, E>,
+    ) -> std::result::Result<Arc<dyn Hold>, E>
+    where
+        E: From<Errno>,
+    {
+        match (&self.backing.held, self.backing.fd.get()) {
+            (Some(held), _) => held.hold(register),
+            (None, Some(fd)) => register(fd.as_fd()),
+            (None, None) => Err(Errno::BADF.into()),
+        }
+    }
+
     /// Reads into `buffer` until it is full or the file ends; says how much.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let mut done = 0;
+        let (fd, mut done) = (self.fd()?, 0);
         while done < buffer.len() {
-            match pread(&self.fd, &mut buffer[done..], offset + done as u64) {
+            match pread(fd, &mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
@@ -295,26 +347,14 @@ impl OpenFile {
     pub fn write(&self, caller: &Caller, data: &[u8], offset: u64) -> Result<usize> {
         creds::prepare_thread()?;
         self.check_writer()?;
-        privileges::change(caller, &self.fd, || self.write_out(data, offset))
-    }
-
-    fn write_out(&self, data: &[u8], offset: u64) -> Result<usize> {
-        let mut done = 0;
-        while done < data.len() {
-            match pwrite(&self.fd, &data[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(done)
+        let fd = self.fd()?;
+        privileges::change(caller, fd, || write_out(fd, data, offset))
     }
 
     /// Makes content (and, unless `data_only`, attributes) durable.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        Ok(if data_only { fdatasync(&self.fd) } else { fsync(&self.fd) }?)
+        let fd = self.fd()?;
+        Ok(if data_only { fdatasync(fd) } else { fsync(fd) }?)
     }
 
     /// `fallocate`, with its mode bits.
@@ -322,12 +362,13 @@ impl OpenFile {
         creds::prepare_thread()?;
         self.check_writer()?;
         let flags = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        Ok(privileges::change(caller, &self.fd, || fallocate(&self.fd, flags, offset, len))?)
+        let fd = self.fd()?;
+        Ok(privileges::change(caller, fd, || fallocate(fd, flags, offset, len))?)
     }
 
     /// The next data or hole from here.
     pub fn seek(&self, position: SeekFrom) -> Result<u64> {
-        Ok(seek(&self.fd, position)?)
+        Ok(seek(self.fd()?, position)?)
     }
 
     /// Copies within the backing filesystem, sharing blocks where it can.
@@ -341,18 +382,37 @@ impl OpenFile {
     ) -> Result<usize> {
         creds::prepare_thread()?;
         target.check_writer()?;
-        Ok(privileges::change(caller, &target.fd, || {
-            copy_file_range(&self.fd, Some(&mut offset), &target.fd, Some(&mut target_offset), len)
+        let (from, to) = (self.fd()?, target.fd()?);
+        Ok(privileges::change(caller, to, || {
+            copy_file_range(from, Some(&mut offset), to, Some(&mut target_offset), len)
         })?)
     }
 
     /// Whether it has a set-user-id or set-group-id bit. Who changes such a file must be asked about each time.
     pub fn has_privileges(&self) -> bool {
-        privileges::has_privileges(&self.fd)
+        match (&self.backing.held, self.backing.fd.get()) {
+            (Some(held), _) => privileges::has_privileges(held),
+            (None, Some(fd)) => privileges::has_privileges(fd),
+            (None, None) => false,
+        }
     }
 
     /// Whether it was opened for writing.
     pub fn check_writer(&self) -> Result<()> {
         if self.writer.is_some() { Ok(()) } else { Err(Errno::BADF.into()) }
     }
+}
+
+fn write_out(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        match pwrite(fd, &data[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
 }

@@ -1,4 +1,5 @@
-//! What must outlive a daemon so that its successor can go on: which files the kernel has open, and how.
+//! What must outlive a daemon so that its successor can go on: which files the kernel has open, and how; and which
+//! backing files it holds on to, open or not.
 //!
 //! A table in memory that belongs to no process (a memfd): it lasts as long as somebody keeps its descriptor.
 //! A file's record is written before the kernel is told of the handle, and erased when the kernel lets go of
@@ -6,6 +7,7 @@
 //!
 //! ```text
 //! 0       Header
+//! 24      the highest number of a backing file so far
 //! 64      Record 0     a free place is all zeros
 //! 64+40   Record 1 …
 //! ```
@@ -22,7 +24,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::proto::init::Agreed;
 
 /// Says what it is, and in which layout.
-const MAGIC: u64 = u64::from_ne_bytes(*b"thinfs\0\x01");
+const MAGIC: u64 = u64::from_ne_bytes(*b"thinfs\0\x02");
+/// Where the highest number of a backing file is.
+const HIGHEST: u64 = size_of::<Header>() as u64;
+/// More than there are threads that can be registering a file at one time.
+const UNDER_WAY: u32 = 512;
 /// Where the records begin.
 const RECORDS: u64 = 64;
 /// The length of one.
@@ -36,7 +42,15 @@ struct Header {
     connection: u64,
 }
 
-/// A file that the kernel has open.
+/// What a record is of.
+pub mod kind {
+    /// A file that the kernel has open.
+    pub const OPEN: u32 = 0;
+    /// A backing file that the kernel holds on to: `handle` and `backing` are its number, the rest is zero.
+    pub const BACKING: u32 = 1;
+}
+
+/// A file that the kernel has open, or holds on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Record {
@@ -52,8 +66,8 @@ pub struct Record {
     pub open_flags: u32,
     /// The backing file by which the kernel reads and writes it; 0 if it asks us.
     pub backing: u32,
-    /// Zero.
-    pub spare: u32,
+    /// Which of [`kind`].
+    pub kind: u32,
 }
 
 /// The table.
@@ -63,6 +77,7 @@ pub struct Ledger {
     agreed: Agreed,
     connection: u64,
     places: Mutex<Places>,
+    highest: Mutex<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +93,8 @@ impl Ledger {
         let memory = memfd_create("thinfs-ledger", MemfdFlags::CLOEXEC)?;
         let header = Header { magic: MAGIC, agreed: agreed.flags, connection };
         pwrite(&memory, header.as_bytes(), 0)?;
-        Ok(Self { memory, agreed, connection, places: Mutex::default() })
+        let (places, highest) = Default::default();
+        Ok(Self { memory, agreed, connection, places, highest })
     }
 
     /// The one that a predecessor left, and the files that it says are open.
@@ -103,9 +119,15 @@ impl Ledger {
                 _ => places.free.push(place),
             }
         }
-        let agreed = Agreed { flags: header.agreed };
-        let ledger =
-            Self { memory, agreed, connection: header.connection, places: Mutex::new(places) };
+        let highest =
+            bytes.get(HIGHEST as usize..).and_then(|rest| u32::read_from_prefix(rest).ok());
+        let ledger = Self {
+            memory,
+            agreed: Agreed { flags: header.agreed },
+            connection: header.connection,
+            places: Mutex::new(places),
+            highest: Mutex::new(highest.map_or(0, |(highest, _)| highest)),
+        };
         Ok((ledger, records))
     }
 
@@ -131,7 +153,35 @@ impl Ledger {
         self.write(place, record.as_bytes());
     }
 
-    /// A file is open no more.
+    /// The kernel holds on to a backing file from now on. Its numbers are small ones and those of open files large, so
+    /// that both can be erased by number.
+    pub fn record_backing(&self, number: u32) {
+        self.record(&Record {
+            handle: number.into(),
+            node: 0,
+            unique: 0,
+            flags: 0,
+            open_flags: 0,
+            backing: number,
+            kind: kind::BACKING,
+        });
+        let mut highest = self.highest.lock();
+        if number > *highest {
+            *highest = number;
+            self.write_at(HIGHEST, number.as_bytes());
+        }
+    }
+
+    /// The numbers of backing files that a daemon may have registered in the moment of its death, without a record. The
+    /// kernel counts upwards, so they are close to the highest that it has recorded.
+    pub fn perhaps_registered(&self) -> impl Iterator<Item = u32> {
+        let highest = *self.highest.lock();
+        let recorded: Vec<u64> = self.places.lock().taken.keys().copied().collect();
+        let around = highest.saturating_sub(UNDER_WAY).max(1)..=highest.saturating_add(UNDER_WAY);
+        around.filter(move |number| !recorded.contains(&u64::from(*number)))
+    }
+
+    /// A file is open, or held, no more.
     pub fn erase(&self, handle: u64) {
         let Some(place) = self.places.lock().taken.remove(&handle) else { return };
         self.write(place, &[0; RECORD as usize]);
@@ -139,7 +189,11 @@ impl Ledger {
     }
 
     fn write(&self, place: u64, bytes: &[u8]) {
-        if let Err(errno) = pwrite(&self.memory, bytes, RECORDS + place * RECORD) {
+        self.write_at(RECORDS + place * RECORD, bytes);
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) {
+        if let Err(errno) = pwrite(&self.memory, bytes, offset) {
             tracing::error!(%errno, "an open file would not outlive this daemon");
         }
     }
@@ -156,7 +210,7 @@ mod tests {
     use super::*;
 
     fn record(handle: u64) -> Record {
-        Record { handle, node: 5, unique: 6, flags: 2, open_flags: 1, backing: 3, spare: 0 }
+        Record { handle, node: 5, unique: 6, flags: 2, open_flags: 1, backing: 3, kind: kind::OPEN }
     }
 
     fn copy(ledger: &Ledger) -> OwnedFd {
@@ -183,6 +237,19 @@ mod tests {
         let (_, mut records) = Ledger::adopt(copy(&ledger)).unwrap();
         records.sort_by_key(|record| record.handle);
         assert_eq!(records, [record(1), record(9), record(10)]);
+    }
+
+    #[test]
+    fn a_successor_learns_which_backing_files_are_held_and_which_may_be() {
+        let ledger = Ledger::new(Agreed { flags: 7 }, 42).unwrap();
+        [1, 900, 901].into_iter().for_each(|number| ledger.record_backing(number));
+        ledger.erase(901);
+        let (ledger, records) = Ledger::adopt(copy(&ledger)).unwrap();
+        let held: Vec<_> = records.iter().map(|record| (record.kind, record.backing)).collect();
+        assert_eq!(held, [(kind::BACKING, 1), (kind::BACKING, 900)]);
+        let perhaps: Vec<_> = ledger.perhaps_registered().collect();
+        assert_eq!((perhaps[0], perhaps.last()), (901 - UNDER_WAY, Some(&(901 + UNDER_WAY))));
+        assert!(!perhaps.contains(&900) && perhaps.contains(&901) && perhaps.contains(&902));
     }
 
     #[test]

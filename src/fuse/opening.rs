@@ -7,14 +7,15 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use super::backing::Registered;
 use super::convert::entry_out;
-use super::ledger::Record;
+use super::ledger::{Record, kind};
 use super::proto::flags::fopen;
 use super::proto::wire::OpenOut;
-use super::proto::{BackingId, Device, Reply, Request};
+use super::proto::{Device, Reply, Request};
 use super::serve::{Inner, waited_errno};
 use crate::fs::types::{Caller, Entry, Found, NodeId};
-use crate::fs::{Asked, Opened};
+use crate::fs::{Asked, Hold, Opened};
 
 impl Inner {
     /// A file is open from now on: what the kernel is told, and what a successor is.
@@ -28,20 +29,25 @@ impl Inner {
                 flags: asked.0.bits(),
                 open_flags: out.open_flags,
                 backing: out.backing_id,
-                spare: 0,
+                kind: kind::OPEN,
             });
         }
         out
     }
 
-    /// A file is open that a daemon before this one opened.
-    pub(super) fn reopen(&self, device: &Arc<Device>, record: &Record) -> Result<(), Errno> {
+    /// A file is open that a daemon before this one opened; `hold` if the kernel reads and writes it by itself.
+    pub(super) fn reopen(
+        &self,
+        device: &Device,
+        record: &Record,
+        hold: Option<Arc<dyn Hold>>,
+    ) -> Result<(), Errno> {
         let (node, asked) = (NodeId(record.node), Asked(OFlags::from_bits_retain(record.flags)));
         self.fs.reopen(node, asked, record.handle).map_err(waited_errno)?;
-        let passed = record.backing != 0;
-        self.backings.reopen(node, passed.then_some(|| BackingId::adopt(device, record.backing)));
+        let passed = hold.is_some();
+        self.backings.reopen(node, hold);
         if passed && asked.may_map_writable() {
-            self.fs.begin_bypass(node);
+            self.begin_bypass(device, node);
         }
         let (fh, open_flags) = (record.handle, record.open_flags);
         let out = OpenOut { fh, open_flags, backing_id: record.backing };
@@ -127,7 +133,11 @@ impl Inner {
         // Past us a file is changed with rights that are the same for all, so not one with privileges.
         let register = || match opened.file.has_privileges() {
             true => Err(Errno::PERM),
-            false => BackingId::register(reply.device(), &opened.file.fd),
+            false => opened.file.hold(|file| {
+                self.stats.count_registered();
+                let registered = Registered::new(reply.device(), self.ledger.as_ref(), file);
+                registered.map(|registered| Arc::new(registered) as Arc<dyn Hold>)
+            }),
         };
         let Some(backing) = self.backings.open(node, register) else {
             let open_flags = request_flags(asked);
@@ -135,14 +145,29 @@ impl Inner {
         };
         self.stats.count_passthrough();
         if asked.may_map_writable() {
-            self.fs.begin_bypass(node);
+            self.begin_bypass(reply.device(), node);
         }
         let open_flags = fopen::NOFLUSH | fopen::PASSTHROUGH;
         OpenOut { fh: opened.handle, open_flags, backing_id: backing.number() }
     }
 
+    /// The kernel is told at once, before it knows of the opening. For a file's attributes alone it takes no lock that
+    /// somebody could hold who waits for us, unlike for all else, which must go by way of the invalidator.
+    fn begin_bypass(&self, device: &Device, node: NodeId) {
+        self.fs.begin_bypass(node);
+        if let Err(errno) = device.invalidate_node(node.0, -1) {
+            tracing::debug!(%errno, ?node, "the kernel doesn't know the file yet");
+        }
+    }
+
     pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
         let out = self.opened(opened, asked, &reply);
+        if out.backing_id == 0
+            && let Err(error) = opened.file.fd()
+        {
+            reply.error(waited_errno(error));
+            return self.unless_taken(false, out.fh);
+        }
         self.unless_taken(reply.deliver(&[out.as_bytes()]), out.fh);
     }
 

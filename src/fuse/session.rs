@@ -251,7 +251,6 @@ impl Kernel for ToKernel {
     fn tell(&self, notice: &Notice) {
         let told = match notice {
             Notice::Entry(parent, name) => self.0.invalidate_name(parent.0, name),
-            Notice::Attributes(node) => self.0.invalidate_node(node.0, -1),
             Notice::Content(node) => self.0.invalidate_node(node.0, 0),
         };
         if let Err(error) = told {

@@ -37,6 +37,7 @@ pub struct Stats {
     counts: [AtomicU64; Op::ALL.len()],
     waited: AtomicU64,
     passthrough: AtomicU64,
+    registered: AtomicU64,
 }
 
 impl Default for Stats {
@@ -45,6 +46,7 @@ impl Default for Stats {
             counts: std::array::from_fn(|_| AtomicU64::new(0)),
             waited: AtomicU64::new(0),
             passthrough: AtomicU64::new(0),
+            registered: AtomicU64::new(0),
         }
     }
 }
@@ -60,6 +62,10 @@ impl Stats {
 
     pub(super) fn count_passthrough(&self) {
         self.passthrough.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_registered(&self) {
+        self.registered.fetch_add(1, Relaxed);
     }
 
     /// Requests of one kind.
@@ -84,6 +90,12 @@ impl Stats {
     /// How often a file was opened whose content goes past the daemon.
     pub fn passthrough(&self) -> u64 {
         self.passthrough.load(Relaxed)
+    }
+
+    /// How often the kernel was given a file to read and write by itself. Less often than such files are opened: it
+    /// keeps them.
+    pub fn registered(&self) -> u64 {
+        self.registered.load(Relaxed)
     }
 
     /// Every kind with its count.

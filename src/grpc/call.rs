@@ -32,10 +32,11 @@ pub(super) fn running() -> usize {
 
 /// Counts as a running request while it lives.
 #[derive(Debug)]
-struct Running(());
+pub(super) struct Running(());
 
 impl Running {
-    fn start() -> Self {
+    /// One request more.
+    pub(super) fn start() -> Self {
         RUNNING.fetch_add(1, Ordering::AcqRel);
         Self(())
     }

@@ -15,20 +15,26 @@ use super::proto::containerd::services::snapshots::v1::{
     ViewSnapshotRequest, ViewSnapshotResponse, snapshots_server,
 };
 use super::proto::containerd::types::Mount;
+use super::together::{Caller, Together};
 use super::{Context, convert, status};
-use crate::snapshot::{self, Info, LabelUpdate};
+use crate::snapshot::{self, Info, LabelUpdate, Wish};
 use crate::types::Labels;
 
 type Reply<T> = Result<Response<T>, Status>;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct Snapshots(Arc<Context>);
+pub struct Snapshots {
+    context: Arc<Context>,
+    prepares: Arc<Together<Wish, Vec<Mount>>>,
+}
 
 impl Snapshots {
     /// A service over `context`.
     pub fn new(context: Arc<Context>) -> Self {
-        Self(context)
+        let inside = Arc::clone(&context);
+        let prepares = Together::new(move |calls| prepare_together(&inside, calls));
+        Self { context, prepares }
     }
 }
 
@@ -39,20 +45,17 @@ impl snapshots_server::Snapshots for Snapshots {
         &self,
         request: Request<PrepareSnapshotRequest>,
     ) -> Reply<PrepareSnapshotResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
-        let mounts = blocking(move || {
-            let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
-            let ns = &context.containerd_namespace;
-            let info = context.snapshots.prepare(ns, &key, parent.as_ref(), request.labels)?;
-            (context.settle)();
-            reachable(&context, &info)
-        });
-        Ok(Response::new(PrepareSnapshotResponse { mounts: mounts.await? }))
+        let (context, wish) = (Arc::clone(&self.context), wish(request.into_inner())?);
+        let mounts = match context.snapshots.prepares_together() {
+            true => self.prepares.call(wish).await?,
+            false => blocking(move || prepare_alone(&context, wish)).await?,
+        };
+        Ok(Response::new(PrepareSnapshotResponse { mounts }))
     }
 
     #[tracing::instrument(name = "view", skip_all, fields(key = request.get_ref().key))]
     async fn view(&self, request: Request<ViewSnapshotRequest>) -> Reply<ViewSnapshotResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let mounts = blocking(move || {
             let (key, parent) = (convert::key(request.key)?, convert::parent(request.parent)?);
             let ns = &context.containerd_namespace;
@@ -65,7 +68,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "mounts", skip_all, fields(key = request.get_ref().key))]
     async fn mounts(&self, request: Request<MountsRequest>) -> Reply<MountsResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let mounts = blocking(move || {
             let key = convert::key(request.key)?;
             let info = context.snapshots.mounts(&context.containerd_namespace, &key)?;
@@ -76,7 +79,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "commit", skip_all, fields(key = request.get_ref().key))]
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Reply<()> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let committed = blocking(move || {
             let (name, key) = (convert::key(request.name)?, convert::key(request.key)?);
             let parent = convert::parent(request.parent)?;
@@ -90,7 +93,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "remove", skip_all, fields(key = request.get_ref().key))]
     async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Reply<()> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let removed = blocking(move || {
             context.snapshots.remove(&context.containerd_namespace, &convert::key(request.key)?)?;
             (context.settle)();
@@ -101,7 +104,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "stat", skip_all, fields(key = request.get_ref().key))]
     async fn stat(&self, request: Request<StatSnapshotRequest>) -> Reply<StatSnapshotResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let info = blocking(move || {
             let key = convert::key(request.key)?;
             context
@@ -117,7 +120,7 @@ impl snapshots_server::Snapshots for Snapshots {
         &self,
         request: Request<UpdateSnapshotRequest>,
     ) -> Reply<UpdateSnapshotResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let info = blocking(move || {
             let info = request.info.unwrap_or_default();
             let key = convert::key(info.name.clone())?;
@@ -135,7 +138,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "list", skip_all)]
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Reply<Self::ListStream> {
-        let (context, filters) = (Arc::clone(&self.0), request.into_inner().filters);
+        let (context, filters) = (Arc::clone(&self.context), request.into_inner().filters);
         let encode = |info| ListSnapshotsResponse { info };
         Ok(Response::new(stream(encode, move |batches, _| {
             let mut visit = |info| batches.push(convert::containerd_info(info));
@@ -148,7 +151,7 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "usage", skip_all, fields(key = request.get_ref().key))]
     async fn usage(&self, request: Request<UsageRequest>) -> Reply<UsageResponse> {
-        let (context, request) = (Arc::clone(&self.0), request.into_inner());
+        let (context, request) = (Arc::clone(&self.context), request.into_inner());
         let usage = cancellable(move |cancel| {
             let key = convert::key(request.key)?;
             context.snapshots.usage(&context.containerd_namespace, &key, cancel)
@@ -159,9 +162,40 @@ impl snapshots_server::Snapshots for Snapshots {
 
     #[tracing::instrument(name = "cleanup", skip_all)]
     async fn cleanup(&self, _: Request<CleanupRequest>) -> Reply<()> {
-        let context = Arc::clone(&self.0);
+        let context = Arc::clone(&self.context);
         blocking(move || context.snapshots.cleanup()).await?;
         Ok(Response::new(()))
+    }
+}
+
+fn wish(request: PrepareSnapshotRequest) -> Result<Wish, Status> {
+    let key = convert::key(request.key).map_err(status::of)?;
+    let parent = convert::parent(request.parent).map_err(status::of)?;
+    Ok(Wish { key, parent, labels: request.labels })
+}
+
+fn prepare_alone(context: &Context, wish: Wish) -> snapshot::Result<Vec<Mount>> {
+    let (ns, parent) = (&context.containerd_namespace, wish.parent.as_ref());
+    let info = context.snapshots.prepare(ns, &wish.key, parent, wish.labels)?;
+    (context.settle)();
+    reachable(context, &info)
+}
+
+/// Answers all calls; those that would keep the others waiting, on threads of their own.
+fn prepare_together(context: &Arc<Context>, calls: Vec<(Wish, Caller<Vec<Mount>>)>) {
+    let (wishes, callers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+    let outcomes = context.snapshots.prepare_together(&context.containerd_namespace, &wishes);
+    (context.settle)();
+    for ((wish, caller), outcome) in wishes.into_iter().zip(callers).zip(outcomes) {
+        let context = Arc::clone(context);
+        match outcome.transpose() {
+            Err(error) => caller.answer(Err(error)),
+            Ok(None) => caller.answer_later(move || prepare_alone(&context, wish)),
+            Ok(Some(info)) => match convert::mounts_of_new(&context, &info) {
+                Some(mounts) => caller.answer(Ok(mounts)),
+                None => caller.answer_later(move || reachable(&context, &info)),
+            },
+        }
     }
 }
 

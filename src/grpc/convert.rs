@@ -78,20 +78,38 @@ pub(super) fn finding(finding: Finding) -> admin::Finding {
 /// How to reach a snapshot's files: a bind mount of its directory, or a mount of its block device, which
 /// is handed out by this.
 pub(super) fn mounts(context: &Context, info: &Info) -> Result<Vec<Mount>> {
-    let form = snapshot::mount_form(&info.snapshot.labels)?.unwrap_or(context.mount_form);
-    let access = if info.snapshot.kind == Kind::Active { "rw" } else { "ro" }.to_owned();
-    let (filesystem, source, options) = match form {
+    match form(context, info)? {
         MountForm::Bind => {
             context.snapshots.take_back(&info.namespace, &info.key)?;
-            ("bind", context.directory(info), vec!["rbind".to_owned(), access])
+            Ok(bind(context, info))
         }
         MountForm::Block => {
             let device = context.snapshots.hand_out(&info.namespace, &info.key)?;
             (context.settle)();
-            let options = std::iter::once(access).chain(device.options).collect();
-            (device.filesystem, device.path.display().to_string(), options)
+            let options = std::iter::once(access(info)).chain(device.options).collect();
+            Ok(mount(device.filesystem, device.path.display().to_string(), options))
         }
-    };
-    let (r#type, target) = (filesystem.to_owned(), String::new());
-    Ok(vec![Mount { r#type, source, target, options }])
+    }
+}
+
+/// The same for a snapshot that was just made, where it takes no work: nobody has been handed its block device yet.
+pub(super) fn mounts_of_new(context: &Context, info: &Info) -> Option<Vec<Mount>> {
+    let form = form(context, info).ok()?;
+    (form == MountForm::Bind).then(|| bind(context, info))
+}
+
+fn form(context: &Context, info: &Info) -> Result<MountForm> {
+    Ok(snapshot::mount_form(&info.snapshot.labels)?.unwrap_or(context.mount_form))
+}
+
+fn access(info: &Info) -> String {
+    if info.snapshot.kind == Kind::Active { "rw" } else { "ro" }.to_owned()
+}
+
+fn bind(context: &Context, info: &Info) -> Vec<Mount> {
+    mount("bind", context.directory(info), vec!["rbind".to_owned(), access(info)])
+}
+
+fn mount(r#type: &str, source: String, options: Vec<String>) -> Vec<Mount> {
+    vec![Mount { r#type: r#type.to_owned(), source, target: String::new(), options }]
 }

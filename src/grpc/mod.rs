@@ -24,6 +24,7 @@ mod server;
 mod socket;
 mod space;
 pub mod status;
+mod together;
 
 pub use passed::descriptor;
 pub use server::{ServeError, serve};

@@ -139,6 +139,12 @@ impl Batch {
         self.counts.append(other.counts);
     }
 
+    /// This batch with the changes of another one after its own.
+    pub(super) fn and(mut self, other: Batch) -> Self {
+        self.append(other);
+        self
+    }
+
     /// Any row of any column.
     pub(super) fn put(&mut self, column: Column, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.make_room();

@@ -73,11 +73,24 @@ impl Store {
     /// After a failure the store is poisoned: it can be read, but every later write is refused with
     /// [`Error::Poisoned`], for nobody knows what the disk holds until the store is opened anew.
     /// [`Error::may_have_been_written`] tells the two apart.
-    pub fn write(&self, mut batch: Batch) -> Result<()> {
+    pub fn write(&self, batch: Batch) -> Result<()> {
+        Ok(self.write_named(batch)?)
+    }
+
+    /// [`write`](Self::write) for several batches in one synced write, with the crash points of the first one's step. One
+    /// outcome for each.
+    pub fn write_all(&self, batches: Vec<Batch>) -> Vec<Result<()>> {
+        let count = batches.len();
+        let Some(all) = batches.into_iter().reduce(Batch::and) else { return Vec::new() };
+        let written = self.write_named(all);
+        (0..count).map(|_| written.clone().map_err(Error::from)).collect()
+    }
+
+    fn write_named(&self, mut batch: Batch) -> Outcome {
         let step = batch.step();
         batch.rows.address(&self.numbers);
         // The points are the caller's, on its own thread, whoever writes the group.
-        Ok(around_named(step, || self.committer.commit(batch))?)
+        around_named(step, || self.committer.commit(batch))
     }
 
     /// Applies a batch without waiting for the disk: a power cut may undo it. It is never undone

@@ -42,13 +42,19 @@ impl<'a> Request<'a> {
         Ok(Self { ns, key, kind, parent, labels, size, filesystem, lease })
     }
 
-    fn into_info(self, id: SnapshotId, volume: VolumeId) -> Info {
+    /// The size of a volume of its own, where the labels say one.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The new snapshot.
+    pub(super) fn info(&self, id: SnapshotId, volume: VolumeId) -> Info {
         let now = SystemTime::now();
         let snapshot = Snapshot {
             id,
             kind: self.kind,
             parent: self.parent.cloned(),
-            labels: self.labels,
+            labels: self.labels.clone(),
             created: now,
             updated: now,
             usage: None,
@@ -135,11 +141,8 @@ impl Snapshots {
             }
             (_, origin) => backend.create(volume, origin, request.size)?,
         };
-        let info = request.into_info(id, volume.id);
-        let mut batch = Batch::of(Step::StorePrepare);
-        batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
-        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
-        batch.put_volume(&volume);
+        let info = request.info(id, volume.id);
+        let mut batch = self.naming(&info, &volume);
         also(&info, &mut batch);
         match self.write_leased(batch, &info, lease) {
             Ok(()) => Ok(info),
@@ -147,10 +150,19 @@ impl Snapshots {
         }
     }
 
+    /// The batch that names a new snapshot and its volume.
+    pub(super) fn naming(&self, info: &Info, volume: &Volume) -> Batch {
+        let mut batch = Batch::of(Step::StorePrepare);
+        batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
+        batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
+        batch.put_volume(volume);
+        batch
+    }
+
     /// Makes a snapshot that looks at its parent's volume; the batch is all there is to it.
     pub(super) fn create_sharing(&self, request: Request<'_>, volume: VolumeId) -> Result<Info> {
         let lease = request.lease;
-        let info = request.into_info(self.store.next_snapshot_id()?, volume);
+        let info = request.info(self.store.next_snapshot_id()?, volume);
         let mut batch = Batch::of(Step::StoreView);
         batch.insert_snapshot(&info.namespace, &info.key, &info.snapshot);
         batch.publish(events::prepared(&info.namespace, &info.key, &info.snapshot));
@@ -159,7 +171,7 @@ impl Snapshots {
     }
 
     /// A record that may have reached the disk must find its volume at the next start.
-    fn undo_create(&self, volume: &Volume, error: Error) -> Error {
+    pub(super) fn undo_create(&self, volume: &Volume, error: Error) -> Error {
         if matches!(&error, Error::Store(error) if error.may_have_been_written()) {
             return error;
         }

@@ -60,6 +60,7 @@ mod settled;
 mod space;
 #[cfg(test)]
 pub(crate) mod tests;
+mod together;
 mod update;
 mod usage;
 mod view;
@@ -75,6 +76,7 @@ pub use recover::Recovery;
 pub use references::{Noted, References};
 pub use repair::Repair;
 pub use space::Space;
+pub use together::Wish;
 pub use update::LabelUpdate;
 
 use std::sync::Arc;

@@ -1,7 +1,9 @@
 //! Prepare: a read-write snapshot.
 
+use std::time::Duration;
+
 use super::create::Request;
-use super::locks::Mode;
+use super::locks::{Held, Mode};
 use super::references::named;
 use super::{Also, Change, Info, Result, Snapshots};
 use crate::types::{Kind, Labels, LeaseId, Namespace, SnapshotKey};
@@ -52,11 +54,16 @@ impl Snapshots {
     }
 
     fn prepare_told(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
-        let (ns, key) = (request.ns, request.key);
         let info = self.prepare_locked(request, also)?;
-        tracing::info!(%ns, %key, id = %info.snapshot.id, "snapshot prepared");
-        self.tell(&Change::Prepared(info.clone()));
+        self.prepared(&info);
         Ok(info)
+    }
+
+    /// To be called outside every lock.
+    pub(super) fn prepared(&self, info: &Info) {
+        let (ns, key, id) = (&info.namespace, &info.key, info.snapshot.id);
+        tracing::info!(%ns, %key, %id, "snapshot prepared");
+        self.tell(&Change::Prepared(info.clone()));
     }
 
     fn prepare_locked(&self, request: Request<'_>, also: Also<'_>) -> Result<Info> {
@@ -69,9 +76,18 @@ impl Snapshots {
     }
 
     /// The new key, and the parent so that it stays.
-    pub(super) fn hold_for(&self, request: &Request<'_>) -> super::locks::Held<'_> {
-        let mut wanted = vec![(request.key, Mode::Exclusive)];
-        wanted.extend(request.parent.map(|parent| (parent, Mode::Shared)));
-        self.locks.hold(request.ns, &wanted)
+    pub(super) fn hold_for(&self, request: &Request<'_>) -> Held<'_> {
+        self.locks.hold(request.ns, &wanted(request))
     }
+
+    /// The same; `None` where that takes waiting.
+    pub(super) fn try_hold_for(&self, request: &Request<'_>) -> Option<Held<'_>> {
+        self.locks.hold_within(request.ns, &wanted(request), Duration::ZERO)
+    }
+}
+
+fn wanted<'a>(request: &Request<'a>) -> Vec<(&'a SnapshotKey, Mode)> {
+    let mut wanted = vec![(request.key, Mode::Exclusive)];
+    wanted.extend(request.parent.map(|parent| (parent, Mode::Shared)));
+    wanted
 }

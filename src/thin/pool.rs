@@ -1,4 +1,4 @@
-//! Messages to one pool, each followed by a look at its status.
+//! Messages to one pool, followed by a look at its status.
 
 use std::fmt;
 use std::sync::Arc;
@@ -147,9 +147,9 @@ pub struct Pool {
     name: String,
     number: DevNum,
     table: PoolTable,
-    /// One message at a time, together with the look at the status that follows it. Last in the
+    /// Some messages at a time, together with the look at the status that follows them. Last in the
     /// order of locks; never held over a mount, a mkfs or an fsync.
-    messages: Mutex<()>,
+    turn: Mutex<()>,
     /// The pool has one metadata snapshot: who reserves it holds this until it is released.
     snapshot: Mutex<()>,
 }
@@ -165,8 +165,8 @@ impl Pool {
     pub fn on(target: Arc<dyn Target>, name: &str, number: DevNum) -> Result<Self> {
         let missing = || Error::NoPool(name.to_owned());
         let table = target.table(name)?.as_ref().and_then(PoolTable::parse).ok_or_else(missing)?;
-        let (messages, snapshot) = (Mutex::new(()), Mutex::new(()));
-        Ok(Self { target, name: name.to_owned(), number, table, messages, snapshot })
+        let (turn, snapshot) = (Mutex::new(()), Mutex::new(()));
+        Ok(Self { target, name: name.to_owned(), number, table, turn, snapshot })
     }
 
     /// Its device-mapper name.
@@ -198,6 +198,13 @@ impl Pool {
     /// `origin` is being written: the caller has seen to that.
     pub fn create_snap(&self, id: ThinId, origin: ThinId) -> Result<()> {
         self.message(Step::CreateSnap, &format!("create_snap {id} {origin}"))
+    }
+
+    /// [`create_snap`](Self::create_snap) for each of these pairs of a new id and its origin, with one look at the status
+    /// for all.
+    pub fn create_snaps(&self, pairs: &[(ThinId, ThinId)]) -> Vec<Result<()>> {
+        let text = |(id, origin): &(ThinId, ThinId)| format!("create_snap {id} {origin}");
+        self.messages(Step::CreateSnap, &pairs.iter().map(text).collect::<Vec<_>>())
     }
 
     /// Deletes an inactive thin device.
@@ -243,7 +250,7 @@ impl Pool {
     /// because the pool is out of data, an inactive thin device that `ballast` names is deleted: its blocks are
     /// free then, and that ends it.
     pub fn reload(&self, table: &PoolTable, ballast: &dyn Ballast) -> Result<()> {
-        let _turn = self.messages.lock();
+        let _turn = self.turn.lock();
         let done = Done::default();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -287,19 +294,30 @@ impl Pool {
     }
 
     fn message(&self, step: Step, text: &str) -> Result<()> {
-        let _turn = self.messages.lock();
-        match self.target.message(&self.name, step, text) {
-            // What the kernel answers for a pool that it has stopped.
-            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
-                self.check_healthy()?;
-                Err(error.into())
-            }
-            sent => {
-                sent?;
-                self.check_healthy().map(drop)
-            }
-        }
+        let mut sent = self.messages(step, &[text]);
+        sent.pop().expect("one message has one outcome")
     }
+
+    /// Sends them one after the other. The look at the status that follows is for all of them: a pool whose metadata the
+    /// kernel could not commit is stopped, and stays so ([`Pool::reload`] has its turn here, too).
+    fn messages(&self, step: Step, texts: &[impl AsRef<str>]) -> Vec<Result<()>> {
+        let _turn = self.turn.lock();
+        let send = |text: &str| self.target.message(&self.name, step, text);
+        let sent: Vec<_> = texts.iter().map(|text| send(text.as_ref())).collect();
+        let proven = sent.iter().any(needs_proof) && self.check_healthy().is_ok();
+        let outcome = |sent: dm::Result<()>| {
+            if needs_proof(&sent) && !proven {
+                self.check_healthy()?;
+            }
+            Ok(sent?)
+        };
+        sent.into_iter().map(outcome).collect()
+    }
+}
+
+/// Whether only the status tells what became of a message: the kernel answers EOPNOTSUPP for a pool that it has stopped.
+fn needs_proof(sent: &dm::Result<()>) -> bool {
+    sent.as_ref().err().is_none_or(|error| error.errno() == Some(libc::EOPNOTSUPP))
 }
 
 /// What to do about a pool that the kernel has stopped.
@@ -332,8 +350,11 @@ impl Drop for HeldRoot<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::thin::Sectors;
+    use crate::thin::simulated::Simulated;
 
     /// Out of data until something is deleted; a reload hangs as long. Only the kernel does this for real: see
     /// `in_guest_a_small_pool_gets_longer_under_a_writer_who_is_always_ahead_of_it`.
@@ -377,6 +398,66 @@ mod tests {
         fn take(&self) -> Option<ThinId> {
             self.0.lock().pop().and_then(ThinId::new)
         }
+    }
+
+    /// Counts the looks at the status.
+    #[derive(Debug)]
+    struct Watched(Arc<Simulated>, AtomicUsize);
+
+    impl Target for Watched {
+        fn message(&self, pool: &str, step: Step, text: &str) -> dm::Result<()> {
+            self.0.message(pool, step, text)
+        }
+
+        fn status(&self, pool: &str) -> dm::Result<String> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.status(pool)
+        }
+
+        fn table(&self, pool: &str) -> dm::Result<Option<Table>> {
+            self.0.table(pool)
+        }
+
+        fn reload(&self, pool: &str, table: &Table) -> dm::Result<()> {
+            Target::reload(&*self.0, pool, table)
+        }
+    }
+
+    fn watched() -> (Pool, Arc<Watched>) {
+        let target = Arc::new(Watched(Arc::default(), AtomicUsize::new(0)));
+        let number = DevNum { major: 254, minor: 0 };
+        (Pool::on(target.clone(), "pool", number).unwrap(), target)
+    }
+
+    fn pairs(pairs: &[(u32, u32)]) -> Vec<(ThinId, ThinId)> {
+        let thin = |id: u32| ThinId::new(id).unwrap();
+        pairs.iter().map(|&(id, origin)| (thin(id), thin(origin))).collect()
+    }
+
+    #[test]
+    fn one_look_proves_many_messages_and_each_has_an_outcome_of_its_own() {
+        let (pool, target) = watched();
+        pool.create_thin(ThinId::new(0).unwrap()).unwrap();
+        let before = target.1.load(Ordering::Relaxed);
+        let made = pool.create_snaps(&pairs(&[(1, 0), (2, 9), (1, 0), (3, 1)]));
+        assert_eq!(target.1.load(Ordering::Relaxed), before + 1);
+        assert!(made[0].is_ok() && made[3].is_ok(), "{made:?}");
+        assert!(made[1].as_ref().is_err_and(Error::missing), "{made:?}");
+        assert!(made[2].as_ref().is_err_and(Error::already_exists), "{made:?}");
+        assert_eq!(target.0.thins(), [0, 1, 3]);
+        assert!(pool.create_snaps(&[]).is_empty());
+    }
+
+    /// Which commit failed can't be told; the kernel has gone back to the one before.
+    #[test]
+    fn none_of_many_messages_counts_when_one_commit_has_failed() {
+        let (pool, target) = watched();
+        pool.create_thin(ThinId::new(0).unwrap()).unwrap();
+        target.0.next_commit_fails();
+        let made = pool.create_snaps(&pairs(&[(1, 0), (2, 0)]));
+        let unhealthy = |made: &Result<()>| matches!(made, Err(Error::Unhealthy { .. }));
+        assert!(made.iter().all(unhealthy), "{made:?}");
+        assert_eq!(target.0.thins(), [0]);
     }
 
     #[test]

@@ -104,6 +104,17 @@ pub struct Retried {
     pub failure: Option<String>,
 }
 
+/// A volume that is to be made with the content of another one.
+#[derive(Debug, Clone, Copy)]
+pub struct NewVolume<'a> {
+    /// Its id.
+    pub id: VolumeId,
+    /// The other one.
+    pub origin: &'a Volume,
+    /// Bytes; `None`: the origin's.
+    pub size: Option<u64>,
+}
+
 /// What differs between dm-thin and plain directories. All methods may block; none is called with
 /// a lock held that another volume needs.
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -122,6 +133,15 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         size: Option<u64>,
     ) -> Result<Volume> {
         self.create(id, None, size)
+    }
+    /// Whether [`create_together`](Self::create_together) is quick, and less work than one `create` for each. Else those
+    /// who make volumes at the same time had better do so each on a thread of its own.
+    fn creates_together(&self) -> bool {
+        false
+    }
+    /// Makes several volumes, each as `create` does. One outcome for each, in their order.
+    fn create_together(&self, new: &[NewVolume<'_>]) -> Vec<Result<Volume>> {
+        new.iter().map(|new| self.create(new.id, Some(new.origin), new.size)).collect()
     }
     /// Makes the volume's files reachable.
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted>;

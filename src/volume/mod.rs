@@ -44,7 +44,7 @@ mod worker;
 mod tests;
 
 pub use backend::{
-    Access, Backend, BlockDevice, Capacity, Mounted, Reconciled, Retried, Share, Shares,
+    Access, Backend, BlockDevice, Capacity, Mounted, NewVolume, Reconciled, Retried, Share, Shares,
 };
 pub use error::{Error, Result};
 pub use fork::Fork;

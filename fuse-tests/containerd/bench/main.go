@@ -36,6 +36,9 @@ type contender struct {
 	snapshotter snapshots.Snapshotter
 	stop        func() error
 	times       map[string][]time.Duration
+	// Of a daemon, if there is one of its own.
+	pid   int
+	spent spent
 }
 
 func main() {

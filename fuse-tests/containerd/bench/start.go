@@ -61,6 +61,7 @@ func startThinfs(c *contender, dir, bin, backend string, flags ...string) error 
 	if err := daemon.Start(); err != nil {
 		return err
 	}
+	c.pid = daemon.Process.Pid
 	c.stop = func() error {
 		daemon.Process.Signal(syscall.SIGTERM)
 		return daemon.Wait()

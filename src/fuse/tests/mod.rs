@@ -14,6 +14,7 @@ mod basics;
 mod caching;
 mod corners;
 mod faithful;
+mod holds;
 mod lifecycle;
 mod permissions;
 mod snapshots;

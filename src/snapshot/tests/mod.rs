@@ -14,6 +14,7 @@ mod reaping;
 mod repairing;
 mod scale;
 pub(crate) mod thin;
+mod together;
 mod watching;
 
 use std::time::{Duration, Instant};

@@ -1,11 +1,12 @@
 //! Making a thin device for a volume: room, origin or template, one message.
 
 use super::config::Filesystem;
+use super::provision::Wanted;
 use super::reconcile::thin_id;
 use super::{ThinBackend, odd, whole};
 use crate::thin::{ThinId, pool};
 use crate::types::{Volume, VolumeId};
-use crate::volume::{Error, Result};
+use crate::volume::{Error, NewVolume, Result};
 
 impl ThinBackend {
     /// One message to the pool: nothing is activated. Durable but unnamed when it returns.
@@ -30,15 +31,38 @@ impl ThinBackend {
         self.keep_witness();
         self.check_room()?;
         let (base, base_size) = self.base(origin, filesystem, size)?;
-        let size = size.map_or(base_size, whole);
-        if size < base_size {
-            let context =
-                format!("a volume of {size} bytes cannot hold a copy of one of {base_size} bytes");
-            return Err(Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() });
-        }
+        let size = fitting(size, base_size)?;
         let volume = self.provision(|provision| provision.create(id, origin, base, size))?;
         self.untouched.made(thin_id(&volume)?);
         Ok(volume)
+    }
+
+    /// [`create_volume`](Self::create_volume) for several, with one look for room and one at what became of them.
+    pub(super) fn create_volumes(&self, new: &[NewVolume<'_>]) -> Vec<Result<Volume>> {
+        self.ballast.keep();
+        self.keep_witness();
+        if self.check_room().is_err() {
+            // Each is told why.
+            let alone =
+                |new: &NewVolume<'_>| self.create_volume(new.id, Some(new.origin), new.size);
+            return new.iter().map(alone).collect();
+        }
+        let wanted: Vec<_> = new.iter().map(|new| self.wanted(*new)).collect();
+        let possible: Vec<_> =
+            wanted.iter().filter_map(|wanted| wanted.as_ref().ok().copied()).collect();
+        let mut made = self.provision(|provision| provision.create_together(&possible)).into_iter();
+        let outcome = |wanted: Result<Wanted<'_>>| {
+            let volume = wanted.and_then(|_| made.next().expect("each has an outcome"))?;
+            self.untouched.made(thin_id(&volume)?);
+            Ok(volume)
+        };
+        wanted.into_iter().map(outcome).collect()
+    }
+
+    fn wanted<'a>(&self, new: NewVolume<'a>) -> Result<Wanted<'a>> {
+        let NewVolume { id, origin, size } = new;
+        let (base, base_size) = self.base(Some(origin), self.config.filesystem, size)?;
+        Ok(Wanted { id, origin, base, size: fitting(size, base_size)? })
     }
 
     /// What a volume with this origin and size starts from: thin id and size of its device.
@@ -86,4 +110,14 @@ impl ThinBackend {
     ) -> Result<Option<ThinId>> {
         self.provision(|provision| provision.create_with(make))
     }
+}
+
+/// The size of a volume that starts with what another one of `base` bytes holds.
+fn fitting(size: Option<u64>, base: u64) -> Result<u64> {
+    let size = size.map_or(base, whole);
+    if size < base {
+        let context = format!("a volume of {size} bytes cannot hold a copy of one of {base} bytes");
+        return Err(Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() });
+    }
+    Ok(size)
 }

@@ -85,7 +85,8 @@ pub use ledger::{LedgerError, PoolLedger, RANGE};
 pub use probe::available;
 
 use super::{
-    Access, Backend, BlockDevice, Capacity, Error, Mounted, Reconciled, Result, Retried, Shares,
+    Access, Backend, BlockDevice, Capacity, Error, Mounted, NewVolume, Reconciled, Result, Retried,
+    Shares,
 };
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
@@ -279,6 +280,14 @@ impl Backend for ThinBackend {
             Error::Io { context, source: std::io::ErrorKind::InvalidInput.into() }
         })?;
         self.create_on(id, None, found, size)
+    }
+
+    fn creates_together(&self) -> bool {
+        true
+    }
+
+    fn create_together(&self, new: &[NewVolume<'_>]) -> Vec<Result<Volume>> {
+        self.create_volumes(new)
     }
 
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {

@@ -20,6 +20,16 @@ const DATA_RESERVE: (u64, u64) = (1, 4096);
 /// How many ids that turn out to be taken are tried before something else must be wrong.
 const CREATE_TRIES: usize = 16;
 
+/// A volume that is to start from an origin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) id: VolumeId,
+    pub(super) origin: &'a Volume,
+    /// The origin's.
+    pub(super) base: ThinId,
+    pub(super) size: u64,
+}
+
 /// The pool, its record, and who lists what the pool has.
 #[derive(Clone, Copy)]
 pub(super) struct Provision<'a> {
@@ -49,13 +59,35 @@ impl Provision<'_> {
                 ));
             }
         };
-        Ok(Volume {
-            id,
-            state: VolumeState::Live,
-            origin: origin.map(|origin| origin.id),
-            size,
-            backing: Backing::Thin { thin_id: thin.get() },
-        })
+        Ok(volume(id, origin, thin, size))
+    }
+
+    /// [`create`](Self::create) for several, whose messages follow one another with one look at the status for all.
+    pub(super) fn create_together(self, wanted: &[Wanted<'_>]) -> Vec<Result<Volume>> {
+        let next = |_| self.book.next(self.pool, self.existing);
+        let ids: Vec<_> = wanted.iter().map(next).collect();
+        let pair =
+            |(id, wanted): (&Result<ThinId>, &Wanted<'_>)| Some((*id.as_ref().ok()?, wanted.base));
+        let pairs: Vec<_> = ids.iter().zip(wanted).filter_map(pair).collect();
+        let mut sent = self.pool.create_snaps(&pairs).into_iter();
+        let outcome = |(id, wanted): (Result<ThinId>, &Wanted<'_>)| {
+            let thin = id?;
+            self.outcome(thin, *wanted, sent.next().expect("each pair has an outcome"))
+        };
+        ids.into_iter().zip(wanted).map(outcome).collect()
+    }
+
+    fn outcome(self, thin: ThinId, wanted: Wanted<'_>, sent: pool::Result<()>) -> Result<Volume> {
+        let Wanted { id, origin, base, size } = wanted;
+        match sent {
+            Ok(()) => Ok(volume(id, Some(origin), thin, size)),
+            Err(e) if e.missing() => Err(Error::Missing(origin.id)),
+            Err(e) if e.already_exists() => {
+                self.set_aside(thin)?;
+                self.create(id, Some(origin), base, size)
+            }
+            Err(e) => Err(pool_error(format!("making thin device {thin}"), e)),
+        }
     }
 
     /// Takes an id and makes a thin device of it; `None` if what it should start from is missing.
@@ -70,15 +102,18 @@ impl Provision<'_> {
             match make(thin) {
                 Ok(()) => return Ok(Some(thin)),
                 Err(e) if e.missing() => return Ok(None),
-                Err(e) if e.already_exists() => {
-                    tracing::warn!(%thin, "the pool has a thin device that no record names; its id is not used again");
-                    let why = "the pool had a thin device of this id that no record named";
-                    self.book.set_aside([(thin, why.to_owned())])?;
-                }
+                Err(e) if e.already_exists() => self.set_aside(thin)?,
                 Err(e) => return Err(pool_error(format!("making thin device {thin}"), e)),
             }
         }
         Err(odd("making a thin device", format!("{CREATE_TRIES} ids in a row were taken already")))
+    }
+
+    /// The pool has it already.
+    fn set_aside(self, thin: ThinId) -> Result<()> {
+        tracing::warn!(%thin, "the pool has a thin device that no record names; its id is not used again");
+        let why = "the pool had a thin device of this id that no record named";
+        self.book.set_aside([(thin, why.to_owned())])
     }
 
     /// Refuses before the pool gets full: full metadata would end in a pool that does nothing.
@@ -171,6 +206,11 @@ impl Provision<'_> {
         }
         self.book.adopted(strangers)
     }
+}
+
+fn volume(id: VolumeId, origin: Option<&Volume>, thin: ThinId, size: u64) -> Volume {
+    let (origin, backing) = (origin.map(|origin| origin.id), Backing::Thin { thin_id: thin.get() });
+    Volume { id, state: VolumeState::Live, origin, size, backing }
 }
 
 /// What a `delete` came to. A thin device that is gone already is deleted.

@@ -63,6 +63,11 @@ impl OnSimulated {
     }
 }
 
+fn wanted<'a>(new: &NewVolume<'a>) -> provision::Wanted<'a> {
+    let base = thin_id(new.origin).unwrap();
+    provision::Wanted { id: new.id, origin: new.origin, base, size: SIZE }
+}
+
 fn existing(pool: &Pool, sim: &Simulated) -> Result<Vec<ThinId>> {
     let failed = |e| pool_error("reserving a metadata snapshot", e);
     let _held = pool.reserve_metadata_snapshot().map_err(failed)?;
@@ -78,6 +83,14 @@ impl Backend for OnSimulated {
         self.provision(|p| p.check_room())?;
         let base = origin.map_or_else(|| self.template(), thin_id)?;
         self.provision(|p| p.create(id, origin, base, SIZE))
+    }
+
+    fn create_together(&self, new: &[NewVolume<'_>]) -> Vec<Result<Volume>> {
+        if self.provision(|p| p.check_room()).is_err() {
+            return new.iter().map(|new| self.create(new.id, Some(new.origin), None)).collect();
+        }
+        let wanted: Vec<_> = new.iter().map(wanted).collect();
+        self.provision(|p| p.create_together(&wanted))
     }
 
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted> {

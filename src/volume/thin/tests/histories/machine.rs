@@ -7,7 +7,7 @@ use super::reference::{self, Reference, word};
 use super::*;
 use crate::daemon::StoreLedger;
 use crate::meta::{Store, WriteFault};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Snapshots, Wish};
 use crate::thin::simulated::Fate;
 use crate::types::{Kind, Labels, Namespace, SnapshotKey};
 use crate::volume::Volumes;
@@ -196,6 +196,14 @@ impl World {
             Op::Prepare { key: new, parent } => {
                 let parent = parent.map(key);
                 rules.prepare(&ns, &key(new), parent.as_ref(), Labels::new()).map(drop)
+            }
+            Op::PrepareTogether { key: first, parent, more } => {
+                let parent = Some(key(parent));
+                let wish =
+                    |new| Wish { key: key(new), parent: parent.clone(), labels: Labels::new() };
+                let wishes: Vec<_> = keys(first, more).map(wish).collect();
+                let granted = rules.prepare_together(&ns, &wishes).into_iter();
+                granted.map(|one| one.expect("nobody else is at work").map(drop)).collect()
             }
             Op::View { key: new, parent } => {
                 rules.view(&ns, &key(new), Some(&key(parent)), Labels::new()).map(drop)

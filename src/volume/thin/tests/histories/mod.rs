@@ -23,6 +23,12 @@ enum Op {
         key: u8,
         parent: Option<u8>,
     },
+    /// Several at once, with the keys that follow.
+    PrepareTogether {
+        key: u8,
+        parent: u8,
+        more: u8,
+    },
     View {
         key: u8,
         parent: u8,
@@ -54,10 +60,16 @@ enum Op {
 
 const KEYS: u8 = 6;
 
+/// The keys of an [`Op::PrepareTogether`].
+fn keys(first: u8, more: u8) -> impl Iterator<Item = u8> {
+    (first..=first + more).map(|key| key % KEYS)
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let key = || 0..KEYS;
     prop_oneof![
         6 => (key(), proptest::option::of(key())).prop_map(|(key, parent)| Op::Prepare { key, parent }),
+        3 => (key(), key(), 0..3u8).prop_map(|(key, parent, more)| Op::PrepareTogether { key, parent, more }),
         1 => (key(), key()).prop_map(|(key, parent)| Op::View { key, parent }),
         4 => key().prop_map(|key| Op::Write { key }),
         6 => (key(), key()).prop_map(|(key, name)| Op::Commit { key, name }),

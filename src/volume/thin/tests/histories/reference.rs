@@ -37,6 +37,13 @@ pub(super) fn after(op: Op, before: &Reference, token: u32) -> Option<Reference>
             let new = child(before, parent.map(word), Kind::Active)?;
             then.insert(word(key), new).is_none().then_some(then)
         }
+        Op::PrepareTogether { key, parent, more } => {
+            for key in keys(key, more) {
+                let new = child(before, Some(word(parent)), Kind::Active)?;
+                then.insert(word(key), new).is_none().then_some(())?;
+            }
+            Some(then)
+        }
         Op::View { key, parent } => {
             let new = child(before, Some(word(parent)), Kind::View)?;
             then.insert(word(key), new).is_none().then_some(then)
