@@ -241,7 +241,7 @@ fn every_batch_of_the_store_says_which_step_it_is() {
         lines().into_iter().filter(|line| line.code.contains(".write_opt(")).collect();
     for write in &writes {
         // The committer's is called by `Store::write`, inside of its points.
-        let known = ["src/meta/committer.rs", "src/meta/migrations.rs", "src/meta/open.rs"];
+        let known = ["src/meta/group.rs", "src/meta/migrations.rs", "src/meta/open.rs"];
         assert!(known.iter().any(|file| write.place.starts_with(file)), "{}", write.place);
     }
     assert!(!writes.is_empty());

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use thinfs::meta::{Batch, Store};
 use thinfs::snapshot::Snapshots;
 use thinfs::types::{
@@ -61,40 +63,42 @@ fn mutations(dir: &Path, callers: u32) {
     let store = Store::open(dir).unwrap();
     let ns = Namespace::default();
     let next = AtomicU64::new(1);
-    let busy = AtomicU64::new(0);
-    let started = Instant::now();
+    let (started, busy) = (Instant::now(), cpu_time());
     let mut samples: Vec<Duration> = std::thread::scope(|scope| {
         let work = || {
             let mut samples = Vec::new();
             while started.elapsed() < ROUND {
                 let id = next.fetch_add(1, Ordering::Relaxed) as u32;
                 let mut batch = Batch::default();
-                add(&mut batch, &ns, &name(id), id, None);
                 let key = name(id);
+                add(&mut batch, &ns, &key, id, None);
                 batch.publish(Event::about(Topic::SNAPSHOT_PREPARE, &ns, &key).with("id", id));
                 let asked = Instant::now();
                 store.write(batch).unwrap();
                 samples.push(asked.elapsed());
             }
-            busy.fetch_add(cpu_time(), Ordering::Relaxed);
             samples
         };
         let threads: Vec<_> = (0..callers).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let rate = samples.len() as f64 / started.elapsed().as_secs_f64();
+    let busy = (cpu_time() - busy).as_secs_f64() * 1e6 / samples.len() as f64;
     println!(
-        "  {callers:5} callers: {rate:7.0} a second, each in {:.0} µs (p50), {:.0} µs (p99), {:.1} µs of processor time",
+        "  {callers:5} callers: {rate:7.0} a second, each in {:.0} µs (p50), {:.0} µs (p99), {busy:.1} µs of processor time, {} MiB of memory",
         percentile(&mut samples, 50),
         percentile(&mut samples, 99),
-        busy.into_inner() as f64 / 1e3 / samples.len() as f64
+        resident() >> 20
     );
+    drop(store);
+    fs::remove_dir_all(dir).unwrap();
 }
 
-/// Nanoseconds that this thread has run: what a mutation costs, however busy the machine is.
-fn cpu_time() -> u64 {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    stat.split(' ').next().unwrap().parse().unwrap()
+/// What all threads have used, those of RocksDB's included: what mutations cost, however busy the machine is.
+fn cpu_time() -> Duration {
+    let used = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let whole = used.user_time() + used.system_time();
+    Duration::from_micros(whole.num_microseconds() as u64)
 }
 
 fn name(id: u32) -> SnapshotKey {

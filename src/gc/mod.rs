@@ -84,6 +84,7 @@ mod suspects;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod turn;
 
 pub use doomed::Doomed;
 pub use mounted::{ListMounts, Mount, Mounted};

@@ -1,44 +1,44 @@
 //! The scheduler's thread, and whoever asks for a run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
-use super::policy::{End, Event, Policy, Settings, Time};
-use super::report::{Report, Totals};
+use super::Collector;
+use super::policy::{Event, Policy, Settings, Time};
+use super::report::Totals;
 use super::source::Resource;
 use super::suspects::{Scope, Suspects};
-use super::{Collector, labels};
-use crate::snapshot::{Error, Result, with_causes};
-use crate::types::{self, LeaseId, Namespace, Publisher as _, Topic};
+use crate::snapshot::{Error, Result};
+use crate::types::{LeaseId, Namespace};
 
 /// When the collector runs by itself.
 pub(super) struct Scheduler {
     began: Instant,
     /// Held for moments.
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     changed: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct State {
-    policy: Policy,
+pub(super) struct State {
+    pub(super) policy: Policy,
     /// What may have become garbage since the last run. `None`: anything anywhere, as after a start.
-    touched: Scope,
+    pub(super) touched: Scope,
     /// When holds end that snapshots have by their own labels. One that was changed since is still here: it is
     /// looked at when its time has come.
-    holds: BTreeSet<(SystemTime, Namespace, Resource)>,
+    pub(super) holds: BTreeSet<(SystemTime, Namespace, Resource)>,
     /// When leases end, so that no run has to read them all. One that was renewed or deleted since is still
     /// here: the store is asked when its time has come.
-    ends: BTreeSet<(SystemTime, Namespace, LeaseId)>,
+    pub(super) ends: BTreeSet<(SystemTime, Namespace, LeaseId)>,
     /// Whether `ends` has the leases of before the start, too.
-    knows_ends: bool,
+    pub(super) knows_ends: bool,
     /// The thread that collects now: what it removes is no news to it.
-    collecting: Option<ThreadId>,
-    totals: Totals,
+    pub(super) collecting: Option<ThreadId>,
+    pub(super) totals: Totals,
     stopping: bool,
 }
 
@@ -62,12 +62,12 @@ impl Scheduler {
         }
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.began.elapsed()
     }
 
     /// The scheduler's time of a moment of the wall clock, as the two stand to each other now.
-    fn at(&self, time: SystemTime) -> Time {
+    pub(super) fn at(&self, time: SystemTime) -> Time {
         let ahead = time.duration_since(SystemTime::now()).unwrap_or_default();
         // Later than any daemon lives.
         self.now() + ahead.min(Duration::from_secs(1 << 32))
@@ -175,41 +175,6 @@ impl Collector {
         self.scheduler.changed.notify_all();
     }
 
-    /// Runs now, over all namespaces, and waits for it. A dry run looks and marks in the same way,
-    /// but changes nothing.
-    pub fn collect(&self, dry: bool) -> Result<Report> {
-        self.collect_in(None, dry)
-    }
-
-    /// [`Collector::collect`] in one namespace, `None`: in all.
-    pub fn collect_in(&self, ns: Option<&Namespace>, dry: bool) -> Result<Report> {
-        let _one = self.turn()?;
-        let scope = ns.map(|ns| BTreeMap::from([(ns.clone(), Suspects::Anything)]));
-        Ok(if dry { self.look(scope, true) } else { self.counted(scope) })
-    }
-
-    /// Does now, and waits for it, what the scheduler would do next: looks at what may have become garbage since the
-    /// last run.
-    pub fn catch_up(&self) -> Result<Report> {
-        let _one = self.turn()?;
-        Ok(self.counted(self.take_suspects()))
-    }
-
-    fn turn(&self) -> Result<MutexGuard<'_, ()>> {
-        let turn = self.running.lock();
-        if self.is_stopping() { Err(Error::Stopping) } else { Ok(turn) }
-    }
-
-    /// What comes from here on is for the next run.
-    fn take_suspects(&self) -> Scope {
-        self.scheduler.state.lock().touched.replace(BTreeMap::new())
-    }
-
-    /// What all runs did so far.
-    pub fn totals(&self) -> Totals {
-        self.scheduler.state.lock().totals.clone()
-    }
-
     fn work(&self) {
         while self.wait_for_turn() {
             let _one = self.running.lock();
@@ -233,177 +198,4 @@ impl Collector {
             }
         }
     }
-
-    /// A run that the scheduler and the statistics know of.
-    fn counted(&self, scope: Scope) -> Report {
-        {
-            let mut state = self.scheduler.state.lock();
-            state.policy.begin();
-            state.collecting = Some(std::thread::current().id());
-        }
-        let report = self.look(scope, false);
-        let (now, at) =
-            (self.scheduler.now(), report.next_expiry.map(|end| self.scheduler.at(end)));
-        let mut state = self.scheduler.state.lock();
-        state.collecting = None;
-        let before = state.totals.error.take();
-        state.totals.add(&report);
-        let end = match (report.failed.is_empty(), report.stayed.is_empty()) {
-            (false, _) => End::Failed,
-            (true, false) => End::Busy,
-            (true, true) => End::Clean,
-        };
-        state.policy.end(end, report.took(), now);
-        match (end, &mut state.touched) {
-            (End::Busy, Some(touched)) => {
-                for item in &report.stayed {
-                    let suspects = touched.entry(item.namespace.clone()).or_default();
-                    suspects.add([item.resource.clone()]);
-                }
-            }
-            (End::Failed, touched) => *touched = None,
-            (End::Clean, _) | (End::Busy, None) => {}
-        }
-        at.into_iter().for_each(|at| state.policy.alarm(at));
-        drop(state);
-        tell(&report);
-        events_of(&report, before.as_deref())
-            .into_iter()
-            .for_each(|event| self.store().publish(event));
-        report
-    }
-
-    /// One run, in the namespaces of `scope` and those where something has ended. What goes wrong
-    /// in one doesn't stop the others.
-    fn look(&self, scope: Scope, dry: bool) -> Report {
-        let mut report = Report { dry, ..Report::default() };
-        let _watch = self.snapshots().references().watch();
-        self.sources().iter().for_each(|source| source.begin());
-        let started = Instant::now();
-        let found = self.namespaces_of(scope, &mut report);
-        report.mark += started.elapsed();
-        match found {
-            Ok(namespaces) => {
-                for (ns, suspects) in namespaces {
-                    if let Err(error) = self.run_in(&ns, &suspects, dry, &mut report) {
-                        report.failed.push(format!("{ns}: {}", with_causes(&error)));
-                    }
-                }
-            }
-            Err(error) => report.failed.push(with_causes(&error)),
-        }
-        report.next_expiry = self.next_end(SystemTime::now());
-        report
-    }
-
-    /// Ends the leases that have expired; then where to look, and at what. Without a scope that is everything
-    /// everywhere; with one, it costs nothing for what was not touched.
-    fn namespaces_of(
-        &self,
-        scope: Scope,
-        report: &mut Report,
-    ) -> Result<BTreeMap<Namespace, Suspects>> {
-        let now = SystemTime::now();
-        self.learn_ends()?;
-        let mut suspects = match scope {
-            Some(scope) => scope,
-            None => self.namespaces()?.into_keys().map(|ns| (ns, Suspects::Anything)).collect(),
-        };
-        let (ended, due) = (self.ended(now), self.due(now));
-        for (_, ns, resource) in &ended {
-            suspects.entry(ns.clone()).or_default().add([resource.clone()]);
-        }
-        for (_, ns, id) in &due {
-            let held = match report.dry {
-                true => self.held_if_ended(ns, id, now)?,
-                false => self.end_lease(ns, id, now)?,
-            };
-            let Some(held) = held else { continue };
-            report.expired.push(format!("{ns}/{id}"));
-            suspects.entry(ns.clone()).or_default().add(held);
-        }
-        // A dry run leaves them to the next one that isn't.
-        if !report.dry {
-            let mut state = self.scheduler.state.lock();
-            ended.iter().for_each(|seen_to| _ = state.holds.remove(seen_to));
-            due.iter().for_each(|seen_to| _ = state.ends.remove(seen_to));
-        }
-        Ok(suspects)
-    }
-
-    /// Snapshots for which a hold has ended that they had by their own labels.
-    fn ended(&self, now: SystemTime) -> Vec<(SystemTime, Namespace, Resource)> {
-        let state = self.scheduler.state.lock();
-        state.holds.iter().take_while(|(end, ..)| *end <= now).cloned().collect()
-    }
-
-    /// When the next lease or hold ends.
-    fn next_end(&self, now: SystemTime) -> Option<SystemTime> {
-        let state = self.scheduler.state.lock();
-        let leases = state.ends.iter().map(|(end, ..)| *end).find(|end| *end > now);
-        let holds = state.holds.iter().map(|(end, ..)| *end).find(|end| *end > now);
-        [leases, holds].into_iter().flatten().min()
-    }
-
-    /// Once after the start: when the leases end that were made before it.
-    fn learn_ends(&self) -> Result<()> {
-        if self.scheduler.state.lock().knows_ends {
-            return Ok(());
-        }
-        let mut ends = BTreeSet::new();
-        for ns in self.namespaces()?.into_keys() {
-            for lease in self.leases(&ns)? {
-                ends.extend(labels::expires(&lease.labels).map(|end| (end, ns.clone(), lease.id)));
-            }
-        }
-        let mut state = self.scheduler.state.lock();
-        state.ends.append(&mut ends);
-        state.knows_ends = true;
-        Ok(())
-    }
-
-    /// Leases whose time may have come.
-    fn due(&self, now: SystemTime) -> Vec<(SystemTime, Namespace, LeaseId)> {
-        let state = self.scheduler.state.lock();
-        state.ends.iter().take_while(|(end, ..)| *end <= now).cloned().collect()
-    }
-}
-
-fn tell(report: &Report) {
-    let (collected, stayed) = (report.collected.len(), report.stayed.len());
-    if collected > 0 || !report.expired.is_empty() {
-        let (mark, sweep) = (report.mark, report.sweep);
-        tracing::info!(
-            collected,
-            stayed,
-            expired = report.expired.len(),
-            ?mark,
-            ?sweep,
-            "collected"
-        );
-    }
-    for failure in &report.failed {
-        tracing::error!("cannot collect: {failure}; will try again");
-    }
-}
-
-/// What readers of events are told of a run. Each snapshot's removal has an event of its own; `before`: why the run
-/// before failed, which is told once.
-fn events_of(report: &Report, before: Option<&str>) -> Vec<types::Event> {
-    let mut events = Vec::new();
-    if !report.collected.is_empty() {
-        let mut event = types::Event::new(Topic::GC_DONE)
-            .with("stayed", report.stayed.len())
-            .with("mark_us", report.mark.as_micros())
-            .with("sweep_us", report.sweep.as_micros());
-        for (kind, count) in report.collected_by_kind() {
-            event = event.with(kind, count);
-        }
-        events.push(event);
-    }
-    if let Some(reason) = report.failed.first().filter(|reason| before != Some(reason.as_str())) {
-        let event = types::Event::new(Topic::GC_FAIL);
-        events.push(event.with("failed", report.failed.len()).with("reason", reason));
-    }
-    events
 }

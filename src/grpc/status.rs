@@ -88,7 +88,7 @@ fn told(error: &snapshot::Error) -> Told {
 fn told_store(error: &meta::Error) -> Told {
     use meta::Error as E;
     let (code, remedy) = match error {
-        E::Write { .. } | E::Poisoned { .. } => {
+        E::Write { .. } | E::WritePanicked | E::Poisoned { .. } => {
             (Code::Unavailable, "look after the root's disk, then restart the daemon")
         }
         E::IdsExhausted => {
@@ -97,6 +97,7 @@ fn told_store(error: &meta::Error) -> Told {
         E::InUse { .. }
         | E::NewerSchema { .. }
         | E::Open { .. }
+        | E::Foreign
         | E::Io { .. }
         | E::Migration { .. }
         | E::Backup { .. }

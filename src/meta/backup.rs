@@ -140,7 +140,7 @@ fn carry_over(store: &Store, newer: Option<&Newer>) -> Result<Batch> {
     batch.keep_unnamed("the store was restored from a backup");
     // Numbered here: readers are told of the leap, and nothing else is written to this copy.
     let event = Event::new(Topic::STORE_RESTORE);
-    batch.put(Column::Events, Events::row_key(last_event + 2), Events::encode(&event));
+    batch.put(Column::Events, Events::row_key(last_event + 2), Events::encode(event));
     Ok(batch)
 }
 

@@ -1,13 +1,13 @@
 //! A set of changes that becomes durable as a whole, or not at all.
 
-use rocksdb::{DB, WriteBatch};
+use rocksdb::WriteBatch;
 
 use super::columns::{
     Children, Collectable, Column, Digests, Events, Ids, Kinds, Labels, References, Snapshots,
     System, Volumes,
 };
 use super::counts::Change;
-use super::rows::handle;
+use super::encoded::{Encoded, Numbers};
 use crate::crashpoint::Step;
 use crate::types::{
     self, Event, Namespace, Pool, Snapshot, SnapshotKey, Volume, VolumeId, label_references,
@@ -23,21 +23,10 @@ const BYTES: usize = 2048;
 pub struct Batch {
     /// What it is for, where a crash can be tried around it: in all but tests.
     step: Option<Step>,
-    rows: Vec<Row>,
-    /// Keys and values of the rows, one after the other: what one thread makes and another one frees is one piece.
-    bytes: Vec<u8>,
-    /// Records of events, encoded by whoever publishes: who leads a group does it for all, and all wait for him.
-    pub(super) events: Vec<Vec<u8>>,
+    pub(super) rows: Encoded,
+    /// Where the numbers of the events stand in the rows: who writes a group puts them in.
+    pub(super) events: Vec<usize>,
     pub(super) counts: Change,
-}
-
-/// Lengths of a row's parts in [`Batch::bytes`].
-#[derive(Debug)]
-struct Row {
-    column: Column,
-    key: usize,
-    /// `None` deletes.
-    value: Option<usize>,
 }
 
 impl Batch {
@@ -129,7 +118,8 @@ impl Batch {
 
     /// Tells the readers of events, once the batch is durable; never, if it doesn't get so far.
     pub fn publish(&mut self, event: Event) {
-        self.events.push(Events::encode(&event));
+        let at = self.rows.put(Column::Events, &Events::row_key(0), &Events::encode(event));
+        self.events.push(at);
     }
 
     /// From now on volumes that nobody names are kept, for this reason.
@@ -143,10 +133,9 @@ impl Batch {
     }
 
     /// Adds the changes of another batch after those of this one.
-    pub(super) fn append(&mut self, mut other: Batch) {
-        self.rows.append(&mut other.rows);
-        self.bytes.append(&mut other.bytes);
-        self.events.append(&mut other.events);
+    pub(super) fn append(&mut self, other: Batch) {
+        let at = self.rows.append(&other.rows);
+        self.events.extend(other.events.into_iter().map(|event| at + event));
         self.counts.append(other.counts);
     }
 
@@ -156,52 +145,26 @@ impl Batch {
         self
     }
 
-    /// Bytes that it will take, about.
-    pub(super) fn size(&self) -> usize {
-        let events: usize = self.events.iter().map(Vec::len).sum();
-        self.bytes.len() + events + 16 * (self.rows.len() + self.events.len())
-    }
-
     /// Any row of any column.
     pub(super) fn put(&mut self, column: Column, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.add(column, key.as_ref(), Some(value.as_ref()));
+        self.make_room();
+        self.rows.put(column, key.as_ref(), value.as_ref());
     }
 
     pub(super) fn delete(&mut self, column: Column, key: impl AsRef<[u8]>) {
-        self.add(column, key.as_ref(), None);
+        self.make_room();
+        self.rows.delete(column, key.as_ref());
     }
 
-    fn add(&mut self, column: Column, key: &[u8], value: Option<&[u8]>) {
-        if self.bytes.is_empty() {
-            self.rows.reserve(ROWS);
-            self.bytes.reserve(BYTES);
-        }
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value.unwrap_or_default());
-        self.rows.push(Row { column, key: key.len(), value: value.map(<[u8]>::len) });
+    /// For RocksDB as it is: without events, which have no number yet.
+    pub(super) fn into_rocksdb(mut self, numbers: &Numbers) -> WriteBatch {
+        self.rows.address(numbers);
+        self.rows.to_rocksdb()
     }
 
-    /// The same changes as RocksDB takes them, but for events, which have no number yet.
-    pub(super) fn into_rocksdb(self, db: &DB) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        self.add_to(&mut batch, db);
-        batch
-    }
-
-    /// Adds the changes, but for events, to those of other callers.
-    pub(super) fn add_to(self, batch: &mut WriteBatch, db: &DB) {
-        let mut rest = &self.bytes[..];
-        for Row { column, key, value } in self.rows {
-            let (key, behind) = rest.split_at(key);
-            let (value, behind) = value.map_or((None, behind), |len| {
-                let (value, behind) = behind.split_at(len);
-                (Some(value), behind)
-            });
-            rest = behind;
-            match value {
-                Some(value) => batch.put_cf(handle(db, column), key, value),
-                None => batch.delete_cf(handle(db, column), key),
-            }
+    fn make_room(&mut self) {
+        if self.rows.is_empty() {
+            self.rows.reserve(BYTES, ROWS);
         }
     }
 }

@@ -1,245 +1,209 @@
 //! Group commit: the batches of concurrent callers become durable in one synced write.
 //!
-//! The first caller of a group leads: it takes what has gathered, numbers the events, writes all of
-//! it as one RocksDB batch with one fdatasync, and tells each caller the result. Whoever comes
-//! meanwhile gathers for the next group, whose first caller leads as soon as this write is done. A
-//! single caller writes at once, on its own thread.
+//! A caller that comes while nobody writes does so at once, on its own thread. Whoever comes meanwhile adds its batch to
+//! the group that gathers, and waits. A thread of the store's writes the groups, one after the other, for as long as there
+//! are any: what it puts soon after one another stays in the cache of its processor, and no caller does the work of
+//! others. Writing a group numbers the events, is one batch of RocksDB's with one fdatasync, and tells all its callers.
 //!
 //! RocksDB groups concurrent synced writes, too, but then nobody could number events in the order
 //! in which they become visible, without gaps: a reader that has seen number 7 must never find a 6
 //! afterwards.
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::Thread;
+use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use parking_lot::{Condvar, Mutex};
 
 use super::batch::Batch;
-use super::columns::{Column, Events};
-use super::counts::{Change, Counted};
-use super::rows::handle;
-use super::tail::Tail;
-use super::write::Failed;
+use super::group::Group;
+use super::write::Outcome;
 
-/// How many bytes one synced write gathers: more would make the first of the group wait.
-const GROUP: usize = 4 << 20;
-
-/// What became of a write.
-type Outcome = Result<(), Failed>;
+/// Writes a group. Called by one thread at a time; must not panic, for the group's callers wait for what it says.
+type Write = Box<dyn Fn(&mut Group) -> Outcome + Send + Sync>;
 
 /// Gathers the batches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Committer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
     /// Held for moments only.
     queue: Mutex<Queue>,
+    /// The thread has groups to write, or is to end.
+    changed: Condvar,
+    write: Write,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<Arc<Request>>,
-    /// Somebody writes, and will name the next leader.
-    led: bool,
+    /// Not being written yet; the last one gathers.
+    groups: VecDeque<Group>,
+    writes: Writes,
+    stopping: bool,
+    /// Room that an earlier group has left.
+    spare: Option<Group>,
 }
 
-/// A caller's batch.
-#[derive(Debug)]
-struct Request {
-    /// Taken by who leads the group.
-    batch: Mutex<Option<Batch>>,
-    /// There once the stage is [`DONE`].
-    outcome: Mutex<Option<Outcome>>,
-    stage: AtomicU8,
-    caller: Thread,
-    size: usize,
+/// Who writes, and sees to it that what gathers is written next.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Writes {
+    #[default]
+    Nobody,
+    Caller,
+    Thread,
 }
-
-/// In the queue, or being written.
-const WAITING: u8 = 0;
-/// This caller is to lead the next group.
-const LEADING: u8 = 1;
-/// It has been written, or couldn't be.
-const DONE: u8 = 2;
 
 impl Committer {
-    /// Makes the batch durable, with those of other callers. `write` is called by one thread at a
-    /// time.
-    pub(super) fn commit(
-        &self,
-        batch: Batch,
-        write: impl FnOnce(Vec<Batch>) -> Outcome,
-    ) -> Outcome {
-        let request = Arc::new(Request::new(batch));
-        let mut queue = self.queue.lock();
-        queue.waiting.push(Arc::clone(&request));
-        if queue.led {
+    pub(super) fn start(
+        write: impl Fn(&mut Group) -> Outcome + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let (queue, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { queue, changed, write: Box::new(write) });
+        let at_work = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("committer".to_owned());
+        Ok(Self { shared, thread: Some(thread.spawn(move || at_work.work())?) })
+    }
+
+    /// Makes the batch, which has the store's column numbers, durable, with those of other callers.
+    pub(super) fn commit(&self, batch: Batch) -> Outcome {
+        let mut queue = self.shared.queue.lock();
+        queue.gather(batch);
+        if queue.writes != Writes::Nobody {
+            let fate = Arc::clone(queue.groups.back().expect("it was gathered").fate());
             drop(queue);
-            if let Some(outcome) = request.wait() {
-                return outcome;
-            }
-            queue = self.queue.lock();
+            return fate.wait();
         }
-        queue.led = true;
-        let group = queue.take_group();
+        queue.writes = Writes::Caller;
+        let own = queue.groups.pop_front().expect("it was gathered");
         drop(queue);
-        let outcome = write(group.iter().filter_map(|request| request.take()).collect());
-        let next = self.queue.lock().pass_on();
-        next.inspect(|next| next.lead());
-        let others = group.into_iter().filter(|other| !Arc::ptr_eq(other, &request));
-        others.for_each(|other| other.finish(outcome.clone()));
+        let (outcome, room) = self.shared.write(own);
+        let mut queue = self.shared.queue.lock();
+        queue.spare = room;
+        if queue.groups.is_empty() {
+            queue.writes = Writes::Nobody;
+        } else {
+            queue.writes = Writes::Thread;
+            self.shared.changed.notify_one();
+        }
         outcome
     }
 }
 
-impl Queue {
-    /// What the leader, who is the first in the queue, writes.
-    fn take_group(&mut self) -> Vec<Arc<Request>> {
-        let mut size = 0;
-        let fits = |request: &&Arc<Request>| {
-            size += request.size;
-            size <= GROUP
-        };
-        let count = self.waiting.iter().take_while(fits).count().max(1);
-        self.waiting.drain(..count).collect()
-    }
-
-    /// Who is to lead next.
-    fn pass_on(&mut self) -> Option<Arc<Request>> {
-        self.led = !self.waiting.is_empty();
-        self.waiting.first().cloned()
+impl Drop for Committer {
+    /// Nobody waits any more: who does has borrowed it.
+    fn drop(&mut self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.changed.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that writes to the metadata store panicked");
+        }
     }
 }
 
-impl Request {
-    fn new(batch: Batch) -> Self {
-        let size = batch.size();
-        Self {
-            batch: Mutex::new(Some(batch)),
-            outcome: Mutex::default(),
-            stage: AtomicU8::new(WAITING),
-            caller: std::thread::current(),
-            size,
-        }
-    }
-
-    /// Waits for the outcome; `None`: this caller leads now. Only the caller itself may wait.
-    fn wait(&self) -> Option<Outcome> {
+impl Shared {
+    /// The thread's.
+    fn work(&self) {
+        let mut queue = self.queue.lock();
         loop {
-            match self.stage.load(Ordering::Acquire) {
-                LEADING => return None,
-                DONE => return self.outcome.lock().take(),
-                _ => std::thread::park(), // which may return for no reason
+            match queue.writes {
+                Writes::Thread => match queue.groups.pop_front() {
+                    Some(group) => {
+                        drop(queue);
+                        let (_, room) = self.write(group);
+                        queue = self.queue.lock();
+                        queue.spare = room;
+                    }
+                    None => queue.writes = Writes::Nobody,
+                },
+                _ if queue.stopping => return,
+                _ => self.changed.wait(&mut queue),
             }
         }
     }
 
-    fn lead(&self) {
-        self.stage.store(LEADING, Ordering::Release);
-        self.caller.unpark();
-    }
-
-    fn take(&self) -> Option<Batch> {
-        self.batch.lock().take()
-    }
-
-    fn finish(&self, outcome: Outcome) {
-        *self.outcome.lock() = Some(outcome);
-        self.stage.store(DONE, Ordering::Release);
-        self.caller.unpark();
+    /// Gives the outcome, and the room that the group took.
+    fn write(&self, mut group: Group) -> (Outcome, Option<Group>) {
+        let outcome = (self.write)(&mut group);
+        group.fate().decide(outcome.clone());
+        (outcome, group.emptied())
     }
 }
 
-/// Writes the group as one batch, synced, with its events numbered on from `tail`.
-pub(super) fn write_group(
-    db: &DB,
-    tail: &Tail,
-    counted: &Counted,
-    group: Vec<Batch>,
-) -> Result<(), rocksdb::Error> {
-    let mut bounds = tail.bounds();
-    let mut counts = Change::default();
-    let mut all = WriteBatch::default();
-    let events = handle(db, Column::Events);
-    for mut batch in group {
-        for event in std::mem::take(&mut batch.events) {
-            bounds.last += 1;
-            all.put_cf(events, Events::row_key(bounds.last), event);
+impl Queue {
+    fn gather(&mut self, batch: Batch) {
+        if !self.groups.back().is_some_and(|group| group.has_room_for(&batch)) {
+            self.groups.push_back(self.spare.take().unwrap_or_default());
         }
-        counts.append(std::mem::take(&mut batch.counts));
-        batch.add_to(&mut all, db);
+        self.groups.back_mut().expect("there is one").add(batch);
     }
-    if let Some(first) = bounds.to_drop() {
-        all.delete_range_cf(events, Events::row_key(0), Events::row_key(first));
-        bounds.first = first;
-    }
-    let mut durable = WriteOptions::default();
-    durable.set_sync(true);
-    db.write_opt(all, &durable)?;
-    counted.apply(counts);
-    tail.moved(bounds);
-    Ok(())
 }
 
-/// Writes one batch beside the groups, without waiting for the disk. It publishes nothing: only the leader
-/// of a group may give numbers.
-pub(super) fn write_beside(
-    db: &DB,
-    counted: &Counted,
-    mut batch: Batch,
-) -> Result<(), rocksdb::Error> {
-    debug_assert!(batch.events.is_empty(), "an event must not be lost");
-    let (mut all, counts) = (WriteBatch::default(), std::mem::take(&mut batch.counts));
-    batch.add_to(&mut all, db);
-    db.write(all)?;
-    counted.apply(counts);
-    Ok(())
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("queue", &self.queue).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
 
     use super::*;
 
-    #[test]
-    fn callers_that_come_while_a_group_is_written_go_together_into_the_next() {
-        let committer = Committer::default();
-        let (groups, written) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let gathered = |least: usize| while committer.queue.lock().waiting.len() < least {};
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                committer.commit(Batch::default(), |group| {
-                    groups.fetch_add(1, Ordering::Relaxed);
-                    written.fetch_add(group.len(), Ordering::Relaxed);
-                    gathered(7);
-                    Ok(())
-                })
-            });
-            while groups.load(Ordering::Relaxed) == 0 {}
-            for _ in 0..7 {
-                scope.spawn(|| {
-                    committer.commit(Batch::default(), |group| {
-                        groups.fetch_add(1, Ordering::Relaxed);
-                        written.fetch_add(group.len(), Ordering::Relaxed);
-                        Ok(())
-                    })
-                });
-            }
+    /// A committer whose writes are told with their size and last until they are let go.
+    fn watched() -> (Committer, mpsc::Receiver<usize>, mpsc::Sender<()>) {
+        let ((told, sizes), (go, gone)) = (mpsc::channel(), mpsc::channel());
+        let gone = Mutex::new(gone);
+        let committer = Committer::start(move |group| {
+            told.send(group.batches()).unwrap();
+            gone.lock().recv().unwrap();
+            Ok(())
         });
-        assert_eq!((groups.into_inner(), written.into_inner()), (2, 8));
-        assert!(!committer.queue.lock().led);
+        (committer.unwrap(), sizes, go)
     }
 
     #[test]
-    fn a_batch_larger_than_a_group_goes_alone() {
-        let mut queue = Queue::default();
-        for size in [GROUP + 1, 1, GROUP - 1, 1] {
-            let request = Request { size, ..Request::new(Batch::default()) };
-            queue.waiting.push(Arc::new(request));
+    fn callers_that_come_while_a_group_is_written_go_together_into_the_next() {
+        let (committer, sizes, go) = watched();
+        let gathered = || committer.shared.queue.lock().groups.front().map_or(0, Group::batches);
+        std::thread::scope(|scope| {
+            scope.spawn(|| committer.commit(Batch::default()));
+            assert_eq!(sizes.recv().unwrap(), 1);
+            (0..7).for_each(|_| _ = scope.spawn(|| committer.commit(Batch::default())));
+            while gathered() < 7 {
+                std::thread::yield_now();
+            }
+            go.send(()).unwrap();
+            assert_eq!(sizes.recv().unwrap(), 7);
+            // The thread goes on with what came while it wrote.
+            scope.spawn(|| committer.commit(Batch::default()));
+            while gathered() < 1 {
+                std::thread::yield_now();
+            }
+            go.send(()).unwrap();
+            assert_eq!(sizes.recv().unwrap(), 1);
+            go.send(()).unwrap();
+        });
+        while committer.shared.queue.lock().writes != Writes::Nobody {
+            std::thread::yield_now();
         }
-        let sizes = std::iter::from_fn(|| Some(queue.take_group().len()).filter(|n| *n > 0));
-        // An empty queue has no leader, so nobody takes from it.
-        assert_eq!(sizes.take(3).collect::<Vec<_>>(), [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_caller_that_is_alone_writes_itself() {
+        let writers = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&writers);
+        let committer = Committer::start(move |_| {
+            seen.lock().push(std::thread::current().id());
+            Ok(())
+        });
+        let committer = committer.unwrap();
+        (0..3).for_each(|_| committer.commit(Batch::default()).unwrap());
+        assert_eq!(*writers.lock(), [std::thread::current().id(); 3]);
     }
 }

@@ -39,6 +39,11 @@ pub enum Error {
         /// RocksDB's reason.
         source: rocksdb::Error,
     },
+    /// RocksDB writes batches in another form than this program does.
+    #[error(
+        "the RocksDB library encodes batches in a way that this thinfs doesn't know: use the version that it was built for"
+    )]
+    Foreign,
     /// A file operation around RocksDB failed.
     #[error("{what}")]
     Io {
@@ -74,6 +79,11 @@ pub enum Error {
         /// RocksDB's reason.
         source: rocksdb::Error,
     },
+    /// Whoever wrote the batch panicked. Whether the next start will find it is unknown.
+    #[error(
+        "writing to the metadata store panicked; it accepts no more changes until thinfs is restarted"
+    )]
+    WritePanicked,
     /// An earlier write failed; this one was not tried.
     #[error(
         "the metadata store accepts no changes since a write failed: restart thinfs ({reason})"
@@ -118,7 +128,7 @@ impl Error {
     /// nothing that the batch names may be destroyed; the next start compares store and backend and
     /// decides.
     pub fn may_have_been_written(&self) -> bool {
-        matches!(self, Error::Write { .. })
+        matches!(self, Error::Write { .. } | Error::WritePanicked)
     }
 }
 

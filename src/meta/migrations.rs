@@ -11,6 +11,7 @@ use rocksdb::{DB, WriteOptions};
 use super::batch::Batch;
 use super::batch::references;
 use super::columns::{Column, Digests, Labels, Snapshots, System};
+use super::encoded::Numbers;
 use super::error::{Error, Result};
 use super::read::corrupt;
 use super::rows::Moment;
@@ -45,26 +46,26 @@ pub(super) fn newest(migrations: &[Migration]) -> u32 {
 }
 
 /// Takes the store from version `found` to the newest.
-pub(super) fn run(db: &DB, found: u32, migrations: &[Migration]) -> Result<()> {
+pub(super) fn run(db: &DB, numbers: &Numbers, found: u32, migrations: &[Migration]) -> Result<()> {
     for migration in migrations.iter().filter(|migration| migration.to > found) {
         let failed = |source| Error::Migration {
             to: migration.to,
             what: migration.what,
             source: Box::new(source),
         };
-        step(db, migration).map_err(failed)?;
+        step(db, numbers, migration).map_err(failed)?;
         tracing::info!(schema = migration.to, "metadata store migrated: {}", migration.what);
     }
     Ok(())
 }
 
-fn step(db: &DB, migration: &Migration) -> Result<()> {
+fn step(db: &DB, numbers: &Numbers, migration: &Migration) -> Result<()> {
     let mut batch = Batch::of(Step::StoreMigrate);
     (migration.run)(db, &mut batch)?;
     batch.put(Column::System, System::SCHEMA, System::encode_schema(migration.to));
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    let write = || db.write_opt(batch.into_rocksdb(db), &durable);
+    let write = || db.write_opt(batch.into_rocksdb(numbers), &durable);
     around(Step::StoreMigrate, write).map_err(|source| Error::Write { source })
 }
 

@@ -61,6 +61,11 @@
 //! a failed write it refuses all others until it is opened anew ([`Store::write`]). A log torn by a
 //! power cut is replayed up to the last whole record.
 //!
+//! # Who writes
+//!
+//! Callers encode their rows themselves ([`Batch`], `encoded.rs`), `committer.rs` gathers them into groups (`group.rs`),
+//! and `writer.rs` has RocksDB write a group, or refuses once a write has failed.
+//!
 //! # Versions
 //!
 //! `migrations.rs` holds the list of steps from schema to schema. Opening a store of a newer schema
@@ -72,7 +77,10 @@ mod batch;
 mod columns;
 mod committer;
 mod counts;
+mod encoded;
 mod error;
+mod flag;
+mod group;
 mod layers;
 mod leases;
 mod migrations;
@@ -87,6 +95,7 @@ mod tests;
 mod verify;
 mod verify_layers;
 mod write;
+mod writer;
 
 pub use among::Among;
 pub use backup::{Restored, restore};
@@ -97,11 +106,11 @@ pub use salvage::{Salvaged, check_closed, repair_closed};
 pub use tail::{Bounds, KEPT, Waited};
 pub use verify::{FOUND, MEASURE};
 #[cfg(test)]
-pub(crate) use write::WriteFault;
+pub(crate) use writer::WriteFault;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rocksdb::DB;
@@ -110,18 +119,14 @@ use rocksdb::DB;
 /// when dropped.
 #[cfg_attr(not(test), derive(Debug))]
 pub struct Store {
-    db: DB,
+    db: Arc<DB>,
+    numbers: encoded::Numbers,
     /// Held only to take a number, and once in 1,024 numbers for a write.
     ids: Mutex<write::IdRange>,
     committer: committer::Committer,
-    counted: counts::Counted,
-    tail: tail::Tail,
-    /// Why a write failed, once one has.
-    poison: OnceLock<String>,
-    #[cfg(test)]
-    fault: Mutex<Option<WriteFault>>,
-    #[cfg(test)]
-    fate: Option<write::Fate>,
+    writer: Arc<writer::Writer>,
+    counted: Arc<counts::Counted>,
+    tail: Arc<tail::Tail>,
     /// Keeps other processes out; after `db`, so that it is released last.
     _lock: File,
 }
@@ -134,19 +139,29 @@ impl Store {
     }
 
     fn open_with(dir: &Path, migrations: &[migrations::Migration]) -> Result<Store> {
-        let (db, lock) = open::open(dir, migrations)?;
+        let (db, numbers, lock) = open::open(dir, migrations)?;
+        let db = Arc::new(db);
+        let counted = Arc::new(counts::Counted::load(&db));
+        let tail = Arc::new(tail::Tail::load(&db)?);
+        let writer = writer::Writer::new(Arc::clone(&db), Arc::clone(&tail), Arc::clone(&counted));
+        let writer = Arc::new(writer);
         Ok(Store {
             ids: write::IdRange::load(&db)?,
-            committer: committer::Committer::default(),
-            counted: counts::Counted::load(&db),
-            tail: tail::Tail::load(&db)?,
+            committer: start(&writer)?,
+            writer,
+            counted,
+            tail,
             db,
-            poison: OnceLock::new(),
-            #[cfg(test)]
-            fault: Mutex::default(),
-            #[cfg(test)]
-            fate: None,
+            numbers,
             _lock: lock,
         })
     }
+}
+
+fn start(writer: &Arc<writer::Writer>) -> Result<committer::Committer> {
+    let writer = Arc::clone(writer);
+    committer::Committer::start(move |group| writer.write(group)).map_err(|source| Error::Io {
+        what: "starting the metadata store's thread".to_owned(),
+        source,
+    })
 }

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::batch::Batch;
 use super::columns::{Column, System};
+use super::encoded::Numbers;
 use super::error::{Error, Result};
 use super::migrations::{self, Migration};
 
@@ -37,7 +38,7 @@ const LOG_LIMIT: u64 = 32 << 20;
 /// 2. look at the schema version without changing anything;
 /// 3. open for writing, which makes missing column families;
 /// 4. run the missing migrations.
-pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, File)> {
+pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, Numbers, File)> {
     make_dir(dir)?;
     let mut lock = lock(dir)?;
     if !dir.join("CURRENT").exists() && holds_rows(dir) {
@@ -50,11 +51,12 @@ pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, File)> {
     }
     sign(dir, &mut lock)?;
     let (db, damaged_log) = open_for_writing(dir)?;
-    migrations::run(&db, found, migrations)?;
+    let numbers = Numbers::learn(&db).ok_or(Error::Foreign)?;
+    migrations::run(&db, &numbers, found, migrations)?;
     if damaged_log {
-        keep_unnamed(&db)?;
+        keep_unnamed(&db, &numbers)?;
     }
-    Ok((db, lock))
+    Ok((db, numbers, lock))
 }
 
 pub(super) fn make_dir(dir: &Path) -> Result<()> {
@@ -161,12 +163,12 @@ pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::Corruption && error.as_ref().contains("checksum mismatch")
 }
 
-fn keep_unnamed(db: &DB) -> Result<()> {
+fn keep_unnamed(db: &DB, numbers: &Numbers) -> Result<()> {
     let mut batch = Batch::default();
     batch.keep_unnamed("the store's log was damaged");
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    db.write_opt(batch.into_rocksdb(db), &durable).map_err(|source| Error::Write { source })
+    db.write_opt(batch.into_rocksdb(numbers), &durable).map_err(|source| Error::Write { source })
 }
 
 fn open_with(dir: &Path, options: &Options) -> Result<DB> {

@@ -1,11 +1,15 @@
 //! Writing: synced batches, fail-stop, and the ranges that snapshot ids come from.
 
+#[cfg(test)]
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 
 use super::batch::Batch;
 use super::columns::{Column, System};
-use super::committer::{write_beside, write_group};
 use super::error::{Error, Result};
+#[cfg(test)]
+use super::writer::{WriteFault, Writer};
 use super::{Store, rows};
 use crate::crashpoint::{Step, around};
 use crate::types::SnapshotId;
@@ -20,6 +24,9 @@ pub(super) struct IdRange {
     end: u64,
 }
 
+/// What became of a write.
+pub(super) type Outcome = std::result::Result<(), Failed>;
+
 /// Why a group of batches was not written; each caller of the group is told.
 #[derive(Debug, Clone)]
 pub(super) enum Failed {
@@ -27,6 +34,8 @@ pub(super) enum Failed {
     Poisoned(String),
     /// RocksDB failed.
     Write(rocksdb::Error),
+    /// Whoever wrote it panicked.
+    Panicked,
 }
 
 impl From<Failed> for Error {
@@ -34,18 +43,9 @@ impl From<Failed> for Error {
         match failed {
             Failed::Poisoned(reason) => Error::Poisoned { reason },
             Failed::Write(source) => Error::Write { source },
+            Failed::Panicked => Error::WritePanicked,
         }
     }
-}
-
-/// Where a test makes the next write fail.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WriteFault {
-    /// Nothing reaches the disk.
-    Before,
-    /// All of it reaches the disk, but the caller is told of a failure.
-    After,
 }
 
 impl IdRange {
@@ -86,80 +86,31 @@ impl Store {
         (0..count).map(|_| written.clone().map_err(Error::from)).collect()
     }
 
-    fn write_named(&self, batch: Batch) -> std::result::Result<(), Failed> {
+    fn write_named(&self, mut batch: Batch) -> Outcome {
         let step = batch.step();
+        batch.rows.address(&self.numbers);
         // The points are the caller's, on its own thread, whoever writes the group.
-        let write = || self.committer.commit(batch, |group| self.write_unless_poisoned(group));
-        around_named(step, write)
-    }
-
-    fn write_unless_poisoned(&self, group: Vec<Batch>) -> std::result::Result<(), Failed> {
-        if let Some(reason) = self.poisoned() {
-            return Err(Failed::Poisoned(reason));
-        }
-        self.write_to_rocksdb(group).map_err(|source| {
-            let _ = self.poison.set(source.to_string());
-            Failed::Write(source)
-        })
+        around_named(step, || self.committer.commit(batch))
     }
 
     /// Applies a batch without waiting for the disk: a power cut may undo it. It is never undone
     /// alone: what was written later goes with it, for the log is read up to its first tear. So
     /// for what is only a note that something is done which may be done again. Publishes no event.
-    pub fn write_lazily(&self, batch: Batch) -> Result<()> {
-        if let Some(reason) = self.poisoned() {
-            return Err(Error::Poisoned { reason });
-        }
+    pub fn write_lazily(&self, mut batch: Batch) -> Result<()> {
+        batch.rows.address(&self.numbers);
         let step = batch.step();
-        around_named(step, || self.write_beside_groups(batch)).map_err(|source| {
-            let _ = self.poison.set(source.to_string());
-            Error::Write { source }
-        })
-    }
-
-    #[cfg(not(test))]
-    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
-        write_beside(&self.db, &self.counted, batch)
-    }
-
-    #[cfg(test)]
-    fn write_beside_groups(&self, batch: Batch) -> std::result::Result<(), rocksdb::Error> {
-        let fault = self.fate.as_ref().and_then(|fate| fate());
-        if fault != Some(WriteFault::Before) {
-            write_beside(&self.db, &self.counted, batch)?;
-        }
-        match fault {
-            Some(_) => Err(an_error()),
-            None => Ok(()),
-        }
-    }
-
-    #[cfg(not(test))]
-    fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
-        write_group(&self.db, &self.tail, &self.counted, group)
-    }
-
-    #[cfg(test)]
-    fn write_to_rocksdb(&self, group: Vec<Batch>) -> std::result::Result<(), rocksdb::Error> {
-        let fault = self.fault.lock().take().or_else(|| self.fate.as_ref()?());
-        if fault != Some(WriteFault::Before) {
-            write_group(&self.db, &self.tail, &self.counted, group)?;
-        }
-        match fault {
-            Some(_) => Err(an_error()),
-            None => Ok(()),
-        }
+        Ok(around_named(step, || self.writer.write_beside(batch))?)
     }
 
     /// Makes the next write fail.
     #[cfg(test)]
     pub(crate) fn fail_next_write(&self, fault: WriteFault) {
-        *self.fault.lock() = Some(fault);
+        self.writer.fail_next(fault);
     }
 
     /// Why the store accepts no more changes, once a write has failed.
     pub fn poisoned(&self) -> Option<String> {
-        self.poison.get().cloned()
+        self.writer.poison().cloned()
     }
 
     /// Whether any process ever reserved ids: else the store is new.
@@ -205,14 +156,11 @@ pub(super) type Fate = Box<dyn Fn() -> Option<WriteFault> + Send + Sync>;
 impl Store {
     /// The store as an open after a crash finds it, without the time that opening files takes.
     pub(crate) fn revived(self, fate: Fate) -> Result<Self> {
-        Ok(Self {
-            ids: IdRange::load(&self.db)?,
-            counted: super::counts::Counted::load(&self.db),
-            poison: Default::default(),
-            fault: Mutex::default(),
-            fate: Some(fate),
-            ..self
-        })
+        let counted = Arc::new(super::counts::Counted::load(&self.db));
+        let (db, tail) = (Arc::clone(&self.db), Arc::clone(&self.tail));
+        let writer = Arc::new(Writer::new(db, tail, Arc::clone(&counted)).with_fate(fate));
+        let (ids, committer) = (IdRange::load(&self.db)?, super::start(&writer)?);
+        Ok(Self { ids, counted, committer, writer, ..self })
     }
 
     /// Empties it of all but its schema. To be revived next.
@@ -236,11 +184,4 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Store")
     }
-}
-
-/// RocksDB's error type has no constructor; looking for a store where there is none gives one.
-#[cfg(test)]
-fn an_error() -> rocksdb::Error {
-    rocksdb::DB::list_cf(&rocksdb::Options::default(), "/proc/self/no-store")
-        .expect_err("/proc/self holds no store")
 }

@@ -34,12 +34,12 @@ impl Events {
         Ok(u64::from_be_bytes(bytes))
     }
 
-    pub(in crate::meta) fn encode(event: &Event) -> Vec<u8> {
+    pub(in crate::meta) fn encode(event: Event) -> Vec<u8> {
         let record = EventRecord {
             topic: event.topic.as_str().to_owned(),
             namespace: event.namespace.as_ref().map(|ns| ns.as_str().to_owned()),
-            key: event.key.clone(),
-            details: event.details.clone(),
+            key: event.key,
+            details: event.details,
             at: TimeRecord::from(event.at),
         };
         encode_record(1, &record)
@@ -70,7 +70,7 @@ mod tests {
         let ns = Namespace::new("k8s.io").unwrap();
         let event = Event::about(Topic::SNAPSHOT_COMMIT, &ns, "a/b ü").with("name", "top");
         for event in [event, Event::new(Topic::from_text("/of/a/newer/thinfs".into()))] {
-            let read = Events::decode(&Events::row_key(7), &Events::encode(&event)).unwrap();
+            let read = Events::decode(&Events::row_key(7), &Events::encode(event.clone())).unwrap();
             assert_eq!(read, Published { sequence: 7, event });
         }
     }

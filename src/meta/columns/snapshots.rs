@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Malformed, encode_record, join, namespace, snapshot_key, split, split_version};
-use crate::types::{Kind, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage, VolumeId};
+use crate::types::{Kind, Labels, Namespace, Snapshot, SnapshotId, SnapshotKey, Usage, VolumeId};
 
 /// The snapshots themselves; every other column that names a snapshot is an index of this one.
 pub(in crate::meta) struct Snapshots;
@@ -89,7 +89,7 @@ impl Snapshots {
             id: snapshot.id.0,
             kind: KindRecord::from(snapshot.kind).into(),
             parent: snapshot.parent.as_ref().map(|parent| parent.as_str().to_owned()),
-            labels: snapshot.labels.clone(),
+            labels: BTreeMap::new(), // behind the rest, so that none is copied
             created: TimeRecord::from(snapshot.created),
             updated: TimeRecord::from(snapshot.updated),
             usage: snapshot
@@ -98,7 +98,9 @@ impl Snapshots {
             volume: snapshot.volume.0,
             collectable: snapshot.collectable,
         };
-        encode_record(1, &record)
+        let mut bytes = encode_record(1, &record);
+        encode_labels(4, &snapshot.labels, &mut bytes);
+        bytes
     }
 
     pub(in crate::meta) fn decode(record: &[u8]) -> Result<Snapshot, Malformed> {
@@ -107,6 +109,20 @@ impl Snapshots {
             (version, _) => Err(Malformed::Version(version)),
         }
     }
+}
+
+/// A field of a map, as prost does it, to a message that has been encoded: the order of fields is free.
+fn encode_labels(tag: u32, labels: &Labels, message: &mut Vec<u8>) {
+    use prost::encoding::{btree_map, string};
+    btree_map::encode(
+        string::encode,
+        string::encoded_len,
+        string::encode,
+        string::encoded_len,
+        tag,
+        labels,
+        message,
+    );
 }
 
 fn from_v1(record: SnapshotRecord) -> Result<Snapshot, Malformed> {

@@ -1,5 +1,6 @@
 //! Tests of the store on real RocksDB in a temporary directory.
 
+mod committing;
 mod counting;
 mod damage;
 mod leases;
