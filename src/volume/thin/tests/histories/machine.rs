@@ -202,8 +202,8 @@ impl World {
                 let wish =
                     |new| Wish { key: key(new), parent: parent.clone(), labels: Labels::new() };
                 let wishes: Vec<_> = keys(first, more).map(wish).collect();
-                let granted = rules.prepare_together(&ns, &wishes).into_iter();
-                granted.map(|one| one.expect("nobody else is at work").map(drop)).collect()
+                let mut granted = rules.prepare_together(&ns, &wishes).into_iter();
+                granted.try_for_each(|one| one.expect("nobody else is at work").map(drop))
             }
             Op::View { key: new, parent } => {
                 rules.view(&ns, &key(new), Some(&key(parent)), Labels::new()).map(drop)
