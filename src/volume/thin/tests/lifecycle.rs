@@ -69,10 +69,10 @@ fn in_guest_volumes_made_together_are_what_each_would_be_alone() {
     let taken = ThinId::new(thin_id(&live).unwrap().get() + 2).unwrap();
     backend.pool.create_thin(taken).unwrap();
     let new = |id, origin, size| NewVolume { id: VolumeId(id), origin, size };
-    let larger = Some(origin.size + MIB);
+    let larger = origin.size + MIB;
     let made = backend.create_together(&[
         new(10, &origin, None),
-        new(11, &origin, larger),
+        new(11, &origin, Some(larger)),
         new(12, &live, None),
         new(13, &gone, None),
         new(14, &origin, Some(MIB)),
@@ -81,7 +81,7 @@ fn in_guest_volumes_made_together_are_what_each_would_be_alone() {
     assert!(matches!(made[2], Err(Error::Busy(..))), "{made:?}");
     assert!(matches!(made[3], Err(Error::Missing(_))), "{made:?}");
     assert!(matches!(made[4], Err(Error::Io { .. })), "{made:?}");
-    for (at, size) in [(0, origin.size), (1, larger.unwrap()), (5, origin.size)] {
+    for (at, size) in [(0, origin.size), (1, larger), (5, origin.size)] {
         let volume = made[at].as_ref().unwrap_or_else(|e| panic!("{at}: {e}"));
         assert_eq!((volume.origin, volume.size), (Some(origin.id), size));
         let mounted = backend.activate(volume, Access::ReadWrite).unwrap();
