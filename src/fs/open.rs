@@ -330,17 +330,8 @@ impl OpenFile {
 
     /// Reads into `buffer` until it is full or the file ends; says how much.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let (fd, mut done) = (self.fd()?, 0);
-        while done < buffer.len() {
-            match pread(fd, &mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(done)
+        let fd = self.fd()?;
+        transfer(buffer.len(), |done| pread(fd, &mut buffer[done..], offset + done as u64))
     }
 
     /// Writes; says how much. Takes away set-user-id and set-group-id bits that the caller can't leave.
@@ -348,7 +339,8 @@ impl OpenFile {
         creds::prepare_thread()?;
         self.check_writer()?;
         let fd = self.fd()?;
-        privileges::change(caller, fd, || write_out(fd, data, offset))
+        let write = |done: usize| pwrite(fd, &data[done..], offset + done as u64);
+        privileges::change(caller, fd, || transfer(data.len(), write))
     }
 
     /// Makes content (and, unless `data_only`, attributes) durable.
@@ -393,7 +385,8 @@ impl OpenFile {
         match (&self.backing.held, self.backing.fd.get()) {
             (Some(held), _) => privileges::has_privileges(held),
             (None, Some(fd)) => privileges::has_privileges(fd),
-            (None, None) => false,
+            // It can't be; then nobody is let past us.
+            (None, None) => true,
         }
     }
 
@@ -403,10 +396,14 @@ impl OpenFile {
     }
 }
 
-fn write_out(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
+/// Moves `len` bytes, or as many as it can, in as many pieces as it takes; says how many.
+fn transfer(
+    len: usize,
+    mut piece: impl FnMut(usize) -> rustix::io::Result<usize>,
+) -> Result<usize> {
     let mut done = 0;
-    while done < data.len() {
-        match pwrite(fd, &data[done..], offset + done as u64) {
+    while done < len {
+        match piece(done) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
