@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use proptest::prelude::*;
 use tonic::Code;
 
+use crate::harness::random::random;
 use crate::harness::{Answer, Client, Daemon, is_thin};
 
 const KEYS: usize = 6;
@@ -299,15 +300,7 @@ impl Run<'_> {
 #[test]
 fn random_operations_agree_with_the_reference() {
     let daemon = Mutex::new((Daemon::start(), 0));
-    let default = if is_thin() { 4 } else { 32 };
-    let cases =
-        std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let config = ProptestConfig {
-        cases,
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..ProptestConfig::default()
-    };
+    let config = random(if is_thin() { 4 } else { 32 }, 200);
     proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
         let mut guard = daemon.lock().unwrap_or_else(PoisonError::into_inner);
         let (d, case) = &mut *guard;

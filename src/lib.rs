@@ -61,6 +61,8 @@ pub mod layer_store;
 pub mod meta;
 pub mod snapshot;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 pub mod thin;
 pub mod tree;
 pub mod types;

@@ -19,23 +19,17 @@ use std::time::{Duration, Instant};
 
 use thinfs::grpc::proto::thinfs::admin::v1 as admin;
 
-use crate::harness::{Client, Daemon, is_thin};
+use crate::harness::{Client, Daemon, is_thin, random};
 use book::{Book, Known, State};
 
-/// Many in CI on native, fewer in the slow guest. `THINFS_TEST_KILLS` changes it.
+/// Many in CI on native, fewer in the slow guest.
 fn kills() -> usize {
-    let default = if is_thin() { 100 } else { 200 };
-    std::env::var("THINFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+    random::times() as usize * if is_thin() { 100 } else { 200 }
 }
 
 #[test]
 fn a_kill_at_any_moment_loses_nothing_acknowledged_and_leaks_nothing() {
-    let seed = std::env::var("THINFS_TEST_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("THINFS_TEST_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(random::seed());
     let mut d = Daemon::start();
     let book = Book::default();
     let mut calls = 0;

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::book::Book;
 use super::{Worker, prune, settle};
-use crate::harness::{Client, Daemon, Options, proc, run, work_dir};
+use crate::harness::{Client, Daemon, Options, proc, random, run, work_dir};
 
-/// `THINFS_TEST_CUTS` changes it.
-fn cuts() -> usize {
-    std::env::var("THINFS_TEST_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
+/// How many.
+fn cuts() -> u32 {
+    4 * random::times()
 }
 
 /// The guest's first disk, which the daemon of this test has no use for: its pool is made of files.

@@ -10,6 +10,8 @@ mod daemon;
 pub mod golang;
 pub mod invariants;
 pub mod proc;
+#[path = "../../src/testing.rs"]
+pub mod random;
 pub mod tree;
 
 pub use client::{Answer, Client};

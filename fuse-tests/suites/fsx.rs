@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
 
 use super::{Neighbours, StopOnDrop, activity, rounds, tool, with_max_active};
-use crate::harness::{Client, Daemon, run_command};
+use crate::harness::{Client, Daemon, random, run_command};
 
 /// Everything that fsx can do, with a close and an open every few dozen operations.
 const CONFIGURATION: &str = "
@@ -105,7 +105,6 @@ struct Model {
 
 impl Model {
     fn new(seed: u64) -> Model {
-        eprintln!("seed {seed}");
         Model { content: Vec::new(), random: fastrand::Rng::with_seed(seed) }
     }
 
@@ -187,7 +186,7 @@ fn a_file_is_what_was_written_after_every_remount_and_eviction() {
     let mut d = with_max_active(1);
     Client::connect(&d.socket()).prepare("model", "").unwrap();
     let _ = Neighbours::prepare(&d, 2);
-    let mut model = Model::new(fastrand::u64(..));
+    let mut model = Model::new(random::seed());
     for round in 0..rounds(60, 12) {
         let file = open(&d);
         model.compare(&file);

@@ -8,10 +8,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 use rustix::fs::{CWD, Dev, FileType, Mode, XattrFlags, mknodat};
 
 use super::rounds;
+use crate::harness::random::random;
 use crate::harness::tree::listing;
 use crate::harness::{Client, Daemon, sh, work_dir};
 
@@ -244,14 +245,8 @@ fn set_time(path: &Path, seconds: i64) {
 #[test]
 fn random_trees_are_the_same_in_a_snapshot() {
     let d = Daemon::start();
-    let cases = rounds(8, 2) as u32;
     let count = std::cell::Cell::new(0);
-    let mut runner = TestRunner::new(Config {
-        cases,
-        max_shrink_iters: 40,
-        failure_persistence: None,
-        ..Config::default()
-    });
+    let mut runner = TestRunner::new(random(rounds(8, 2) as u32, 40));
     let tested = runner.run(&prop::collection::vec(thing(), 1..60), |things| {
         count.set(count.get() + 1);
         same(&d, count.get(), &things);

@@ -172,6 +172,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::random(256, 1_000))]
         #[test]
         fn every_key_comes_back(text in "[^\u{0}]{1,400}") {
             let key = key(text);

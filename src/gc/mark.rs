@@ -79,6 +79,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::random(256, 1_000))]
         /// Never frees what is reachable, always frees what isn't, whatever cycles there are.
         #[test]
         fn exactly_what_can_be_reached_is_marked((edges, roots) in graphs()) {

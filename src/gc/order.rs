@@ -109,6 +109,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::random(256, 1_000))]
         #[test]
         fn each_goes_once_after_all_that_refer_to_it(
             list in prop::collection::vec((0_usize..30, 0_usize..30), 0..60),

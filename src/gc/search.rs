@@ -254,7 +254,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+        #![proptest_config(crate::testing::random(2_000, 10_000))]
 
         /// In whatever order it is asked, one search after the other, whatever cycles there are; and no edge is
         /// followed more often than there are states at its end.

@@ -122,7 +122,7 @@ fn expected(old: &Path, new: &Path) -> Vec<(PathBuf, ChangeKind)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::testing::random(150, 1_000))]
 
     #[test]
     fn copies_are_equal_and_changes_are_told_exactly(

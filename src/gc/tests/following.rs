@@ -159,7 +159,7 @@ fn garbage(yard: &Yard) -> BTreeSet<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(crate::testing::random(24, 1_000))]
 
     /// Never removes what is reachable, always removes the rest: exactly what a look at everything says, whatever
     /// has happened since the run before.

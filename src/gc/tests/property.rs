@@ -78,7 +78,7 @@ fn survivors(history: &[Made]) -> BTreeSet<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(crate::testing::random(12, 1_000))]
 
     /// Never collects what is reachable, always collects the rest; cycles and missing targets
     /// included.

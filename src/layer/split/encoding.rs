@@ -221,6 +221,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::random(256, 1_000))]
         #[test]
         fn operations_round_trip(
             raw: Vec<u8>,

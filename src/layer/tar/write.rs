@@ -206,6 +206,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::random(256, 1_000))]
         #[test]
         fn what_is_written_is_read_back(entry in entries()) {
             let bytes = header(&entry);

@@ -278,7 +278,7 @@ fn layers_are_exchanged_with_containerd() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::testing::random(48, 200))]
 
     /// Whiteouts first: behind the entries that they name, containerd lets them hide those. And no
     /// `..` in targets: behind a symlink, containerd takes it back as text, the kernel and we don't.

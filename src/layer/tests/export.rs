@@ -201,7 +201,7 @@ fn the_same_trees_give_the_same_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::testing::random(48, 200))]
 
     #[test]
     fn unpacked_on_the_old_tree_it_gives_the_new_one(

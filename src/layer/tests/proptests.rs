@@ -53,7 +53,7 @@ pub(super) fn acceptable(entries: Vec<(Entry, Vec<u8>)>) -> Vec<(Entry, Vec<u8>)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::testing::random(48, 300))]
 
     #[test]
     fn every_accepted_archive_comes_back(

@@ -269,7 +269,7 @@ pub(super) fn run(mut fixture: Fixture, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, max_shrink_iters: 200, ..Default::default() })]
+    #![proptest_config(crate::testing::random(24, 200))]
 
     #[test]
     fn the_rules_answer_as_the_reference_does_and_keep_every_file(ops in vec(op(), 1..50)) {

@@ -54,7 +54,7 @@ fn in_guest_the_thin_backend_conforms_on_xfs() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3, failure_persistence: None, max_shrink_iters: 20, ..Default::default() })]
+    #![proptest_config(crate::testing::random(3, 20))]
 
     #[test]
     fn in_guest_the_rules_on_thin_answer_as_the_reference_does(ops in vec(model::op(), 10..40)) {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use proptest::collection::vec;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::tree::proptests::{Op, apply, op};
@@ -123,10 +123,8 @@ fn in_guest_the_pools_mapping_tells_the_same_changes_as_a_walk() {
     for (make, change) in fixed {
         check(&backend, &mut ids, make, change);
     }
-    let config =
-        Config { cases: 4, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
     let ids = std::cell::Cell::new(ids);
-    TestRunner::new(config)
+    TestRunner::new(crate::testing::random(4, 20))
         .run(&(vec(op(), 0..40), vec(op(), 0..12)), |(make, change)| {
             let mut next = ids.get();
             // Counted before, for a failed case leaves its volumes.

@@ -81,20 +81,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// How many; `THINFS_TEST_HISTORIES` changes it. A debug build is some times slower.
-fn histories() -> u32 {
-    let default = if cfg!(debug_assertions) { 400 } else { 2_000 };
-    std::env::var("THINFS_TEST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
+/// How many. A debug build is some times slower.
+const HISTORIES: u32 = if cfg!(debug_assertions) { 400 } else { 2_000 };
 
 #[test]
 fn after_every_random_history_of_crashes_records_pool_and_contents_agree() {
-    let config = ProptestConfig {
-        cases: histories(),
-        failure_persistence: None,
-        max_shrink_iters: 2_000,
-        ..Default::default()
-    };
+    let config = crate::testing::random(HISTORIES, 2_000);
+    let histories = config.cases;
     let rig = std::cell::RefCell::new(World::new());
     proptest!(config, |(ops in vec(op(), 5..40))| {
         let mut world = rig.borrow_mut();
@@ -105,6 +98,6 @@ fn after_every_random_history_of_crashes_records_pool_and_contents_agree() {
         world.end();
     });
     let world = rig.into_inner();
-    eprintln!("{} histories, {} crashes, {} calls", histories(), world.crashes, world.calls);
-    assert!(world.crashes > u64::from(histories()), "too few crashes to mean anything");
+    eprintln!("{histories} histories, {} crashes, {} calls", world.crashes, world.calls);
+    assert!(world.crashes > u64::from(histories), "too few crashes to mean anything");
 }
