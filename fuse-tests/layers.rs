@@ -14,7 +14,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("events", &["types", "meta"]),
     ("snapshot", &["crashpoint", "types", "sys", "meta", "volume"]),
     ("fs", &["types", "sys", "snapshot", "volume"]),
-    ("fuse", &["types", "sys", "fs"]),
+    ("fuse", &["crashpoint", "types", "sys", "fs"]),
     ("layer", &["types", "sys", "tree"]),
     ("gc", &["crashpoint", "types", "sys", "meta", "snapshot"]),
     ("layer_store", &["crashpoint", "types", "tree", "meta", "snapshot", "gc", "layer"]),
@@ -194,6 +194,7 @@ const STEPS: &[(&str, &[&str])] = &[
             "command.output()",
         ],
     ),
+    ("fuse", &["BackingId::register(", "drop(self.id.take())"]),
     ("volume", &["self.layout.make(", "self.layout.publish(", "self.layout.trash(", "tree::copy("]),
 ];
 

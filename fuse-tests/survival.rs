@@ -26,6 +26,7 @@ store = {}
 def start():
     pid = os.fork()
     if pid:
+        os.environ.pop("THINFS_CRASH_POINT", None)
         with open(pidfile + "~", "w") as file: file.write(str(pid))
         os.rename(pidfile + "~", pidfile)
         return pid
@@ -86,6 +87,11 @@ impl Drop for Manager {
 
 impl Managed {
     fn start() -> Self {
+        Self::start_doomed(None)
+    }
+
+    /// The first daemon is killed at this crash point.
+    fn start_doomed(point: Option<&str>) -> Self {
         let mut daemon = Daemon::start();
         assert_eq!(daemon.stop(), Some(0));
         let pidfile = daemon.root().with_extension("pid");
@@ -95,6 +101,7 @@ impl Managed {
         let address = daemon.root().with_extension("notify");
         command.args(["-c", MANAGER]).arg(&address).arg(&pidfile);
         command.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null());
+        command.envs(point.map(|point| (thinfs::crashpoint::VARIABLE, point)));
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let managed = Self { manager: Manager { child, pidfile, address }, daemon };
         eventually("the daemon serves", || managed.is_served());
@@ -305,12 +312,8 @@ fn what_the_kernel_held_for_the_dead_daemon_is_given_back() {
         assert_eq!(fs::read(root.join(name)).unwrap(), b"content");
     }
     let open = File::open(root.join("open")).unwrap();
-    let backing = File::open(managed.daemon.root().join("native/volumes")).unwrap();
-    let files =
-        sh(&format!("find {} -type f -path '*/fs/*'", managed.daemon.root().display())).ok();
-    let handles: Vec<_> =
-        files.lines().map(|file| FileHandle::of(&backing, file).unwrap()).collect();
-    assert_eq!(handles.len(), 2, "{files}");
+    let below = Below::look(&managed.daemon);
+    assert_eq!(below.files.len(), 2);
     managed.kill();
     eventually("the successor serves", || managed.is_served());
     let mut back = [0; 7];
@@ -318,10 +321,52 @@ fn what_the_kernel_held_for_the_dead_daemon_is_given_back() {
     assert_eq!(&back, b"content");
     fs::remove_file(root.join("open")).unwrap();
     fs::remove_file(root.join("closed")).unwrap();
-    let there =
-        || handles.iter().filter(|handle| handle.open(&backing, OFlags::PATH).is_ok()).count();
-    eventually("the closed file is gone", || there() == 1);
+    eventually("the closed file is gone", || below.there() == 1);
     drop(open);
-    eventually("the open one is gone, too", || there() == 0);
+    eventually("the open one is gone, too", || below.there() == 0);
     managed.finish();
+}
+
+/// The same in the moments in which kernel and ledger disagree: the file is held and not yet recorded, or given back and
+/// still recorded.
+#[test]
+fn a_kill_while_the_kernel_is_told_of_a_file_leaves_it_no_hold_on_it() {
+    for point in ["hold.take", "hold.give_back"]
+        .iter()
+        .flat_map(|step| ["before", "after"].map(|side| format!("{step}.{side}")))
+    {
+        let managed = Managed::start_doomed(Some(&point));
+        let first = managed.manager.pid();
+        let root = managed.daemon.active("s");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("f"), "content").unwrap();
+        assert_eq!(fs::read(root.join("f")).unwrap(), b"content", "{point}");
+        let below = Below::look(&managed.daemon);
+        assert_eq!(below.there(), 1, "{point}");
+        fs::remove_file(root.join("f")).unwrap();
+        eventually("the daemon comes to its point", || managed.manager.pid() != first);
+        eventually("the file is gone", || below.there() == 0);
+        eventually("the successor serves", || managed.is_served());
+        managed.finish();
+    }
+}
+
+/// The files of a daemon's snapshots on the filesystem below.
+struct Below {
+    volumes: File,
+    files: Vec<FileHandle>,
+}
+
+impl Below {
+    fn look(daemon: &Daemon) -> Self {
+        let volumes = File::open(daemon.root().join("native/volumes")).unwrap();
+        let found = sh(&format!("find {} -type f -path '*/fs/*'", daemon.root().display())).ok();
+        let files = found.lines().map(|file| FileHandle::of(&volumes, file).unwrap()).collect();
+        Self { volumes, files }
+    }
+
+    /// How many there are yet, with a name or held by somebody.
+    fn there(&self) -> usize {
+        self.files.iter().filter(|file| file.open(&self.volumes, OFlags::PATH).is_ok()).count()
+    }
 }

@@ -157,4 +157,10 @@ steps! {
     NativeTrash = "native.trash",
     /// What is in the trash, or half made, is removed.
     NativeRemove = "native.remove",
+
+    // --- the kernel's hold on a file that it reads and writes itself ---
+    /// The kernel is told of a file.
+    HoldFile = "hold.take",
+    /// The kernel is told to let a file go.
+    LetFileGo = "hold.give_back",
 }

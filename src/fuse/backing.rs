@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::ledger::Ledger;
 use super::proto::{BackingId, Device};
+use crate::crashpoint::{Step, around};
 use crate::fs::Hold;
 use crate::fs::types::NodeId;
 
@@ -41,7 +42,7 @@ impl Registered {
         ledger: Option<&Arc<Ledger>>,
         file: impl AsFd,
     ) -> rustix::io::Result<Self> {
-        let id = BackingId::register(device, file)?;
+        let id = around(Step::HoldFile, || BackingId::register(device, file))?;
         if let Some(ledger) = ledger {
             ledger.record_backing(id.number());
         }
@@ -64,7 +65,7 @@ impl Drop for Registered {
     /// Given back first: a successor may well give back once more what the kernel doesn't have any more, but not leave
     /// what it has.
     fn drop(&mut self) {
-        drop(self.id.take());
+        around(Step::LetFileGo, || drop(self.id.take()));
         if let Some(ledger) = &self.ledger {
             ledger.erase(self.number.into());
         }
