@@ -272,19 +272,73 @@ fn a_snapshot_with_files_open_for_writing_is_not_committed() {
     d.finish();
 }
 
+/// Maps a file, closes it, and at each line that it is told changes a byte; gives the mapping back at the third.
+const MAPPER: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+fd = os.open(sys.argv[1], os.O_RDWR)
+at = libc.mmap(None, 4096, 3, 1, fd, 0)
+os.close(fd)
+for n in range(2):
+    print("mapped", flush=True)
+    sys.stdin.readline()
+    ctypes.memset(at + n, ord("Z"), 1)
+libc.munmap(at, 4096)
+print("unmapped", flush=True)
+sys.stdin.readline()
+"#;
+
+/// The mapping outlives the descriptor, and where the kernel reads and writes the file by itself nobody tells us of it.
+#[test]
+fn a_snapshot_with_a_file_mapped_for_writing_is_not_committed() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let d = Daemon::start();
+    fs::create_dir(d.active("a")).unwrap();
+    fs::write(d.active("a").join("f"), "aaa").unwrap();
+    let mut mapper = Command::new("python3")
+        .args(["-c", MAPPER])
+        .arg(d.active("a").join("f"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = mapper.stdin.take().unwrap();
+    let mut says = BufReader::new(mapper.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for _ in 0..2 {
+        assert_eq!(says.next().as_deref(), Some("mapped"));
+        let busy = errno(fs::rename(d.active("a"), d.committed("base")));
+        assert_eq!(busy, Errno::BUSY.raw_os_error());
+        told.write_all(b"\n").unwrap();
+    }
+    assert_eq!(says.next().as_deref(), Some("unmapped"));
+    fs::rename(d.active("a"), d.committed("base")).unwrap();
+    assert_eq!(fs::read(d.committed("base").join("f")).unwrap(), b"ZZa");
+    drop(told);
+    assert!(mapper.wait().unwrap().success());
+    d.finish();
+}
+
 #[test]
 fn a_reader_goes_on_over_commit_and_removal() {
     use std::io::Read;
     let d = Daemon::start();
     fs::create_dir(d.active("a")).unwrap();
     fs::write(d.active("a").join("f"), "content").unwrap();
+    // This one reads it by the way on which it was made.
+    let making = fs::File::create_new(d.active("a").join("made")).unwrap();
+    let beside = fs::File::open(d.active("a").join("made")).unwrap();
+    drop(making);
     let mut over_commit = fs::File::open(d.active("a").join("f")).unwrap();
     let mut over_removal = fs::File::open(d.active("a").join("f")).unwrap();
     fs::rename(d.active("a"), d.committed("base")).unwrap();
     let mut text = String::new();
     over_commit.read_to_string(&mut text).unwrap();
     assert_eq!(text, "content");
-    drop(over_commit);
+    drop((over_commit, beside));
     fs::remove_dir(d.committed("base")).unwrap();
     text.clear();
     over_removal.read_to_string(&mut text).unwrap();

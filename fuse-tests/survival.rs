@@ -351,6 +351,28 @@ fn a_kill_while_the_kernel_is_told_of_a_file_leaves_it_no_hold_on_it() {
     }
 }
 
+/// The successor answers a request that was carried out and not answered as if nothing had happened.
+#[test]
+fn a_kill_while_the_kernel_is_told_of_a_file_leaves_it_open_once() {
+    for point in ["open.answer.before", "open.answer.after"] {
+        let managed = Managed::start_doomed(Some(point));
+        let first = managed.manager.pid();
+        let root = managed.daemon.active("s");
+        fs::create_dir(&root).unwrap();
+        let options = File::options().read(true).write(true).create_new(true).clone();
+        let mut made = options.open(root.join("f")).unwrap_or_else(|e| panic!("{point}: {e}"));
+        eventually("the daemon comes to its point", || managed.manager.pid() != first);
+        made.write_all(b"content").unwrap();
+        drop(made);
+        assert_eq!(fs::read(root.join("f")).unwrap(), b"content", "{point}");
+        eventually("the successor serves", || managed.is_served());
+        eventually("nobody has it open", || {
+            managed.daemon.cli(&["commit", "s", "t"]).code == Some(0)
+        });
+        managed.finish();
+    }
+}
+
 /// The files of a daemon's snapshots on the filesystem below.
 struct Below {
     volumes: File,

@@ -42,7 +42,7 @@ enum Way {
     /// A commit of a block device that is mounted: `block::in_guest_a_kill_in_the_commit_of_a_mounted_device…`.
     Block,
     /// A program opens a file, and the mount outlives the daemon:
-    /// `survival::a_kill_while_the_kernel_is_told_of_a_file_leaves_it_no_hold_on_it`.
+    /// `survival::a_kill_while_the_kernel_is_told_of_a_file_…`.
     Survive,
 }
 
@@ -72,7 +72,7 @@ fn ways(step: Step) -> (Option<Way>, Option<Way>) {
         MendSuperblock | CheckMetadata => thin(Way::Mend),
         DmReload | DmSwap => thin(Way::Grow),
         DmSuspend => thin(Way::Block),
-        HoldFile | LetFileGo => native(Way::Survive),
+        HoldFile | LetFileGo | TellOpened => native(Way::Survive),
     }
 }
 

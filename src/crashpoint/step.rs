@@ -163,4 +163,6 @@ steps! {
     HoldFile = "hold.take",
     /// The kernel is told to let a file go.
     LetFileGo = "hold.give_back",
+    /// The kernel is told that a file is open.
+    TellOpened = "open.answer",
 }

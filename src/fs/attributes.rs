@@ -4,8 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    chmodat, chownat, fstat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, statx,
-    utimensat,
+    chmodat, chownat, ftruncate, ioctl_getflags, ioctl_setflags, readlinkat, statx, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -13,7 +12,7 @@ use rustix::process::{Gid, Uid};
 use super::nodes::proc_path;
 use super::slots::At;
 use super::tree::Place;
-use super::types::{Attr, Caller, Changes, Known, Moment, NodeId, SetTime};
+use super::types::{Caller, Changes, Known, Moment, NodeId, SetTime};
 use super::{Error, Fs, Result, privileges};
 use crate::sys::{creds, ioctl};
 
@@ -66,7 +65,7 @@ impl Fs {
             };
             utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
         }
-        Ok(self.known(Attr::of(node, &fstat(&file)?)))
+        self.known_now(node, &file)
     }
 
     fn truncate(&self, caller: &Caller, at: &At, size: u64, handle: Option<u64>) -> Result<()> {

@@ -179,8 +179,23 @@ impl Fs {
             return self.root_attr(caller, node);
         }
         let at = self.at(caller, node)?;
-        let stat = fstat(self.cached.nodes.descriptor(&at)?)?;
-        Ok(self.known(Attr::of(node, &stat)))
+        self.known_now(node, self.cached.nodes.descriptor(&at)?)
+    }
+
+    /// What is known of a node, asked of its file.
+    pub(super) fn known_now(&self, node: NodeId, file: impl AsFd) -> Result<Known> {
+        // Before as well: the last mapping may go between the two.
+        let bypassed = self.open.is_bypassed(node);
+        let known = self.known(Attr::of(node, &fstat(file)?));
+        Ok(Known { ttl: if bypassed { Duration::ZERO } else { known.ttl }, ..known })
+    }
+
+    /// The entry of a file that is open.
+    pub fn entry_of_open(&self, handle: u64) -> Result<Entry> {
+        let file = self.file(handle)?;
+        let at = self.cached.slots.activate(&self.snapshots, file.node)?;
+        let fd = file.fd()?;
+        self.entry(&at, &fstat(fd)?, &FileHandle::of(fd, "")?)
     }
 
     fn root_attr(&self, caller: &Caller, node: NodeId) -> Result<Known> {

@@ -31,6 +31,7 @@ mod listing;
 mod lookup;
 mod make;
 mod manage;
+mod mapped;
 mod nameless;
 pub mod names;
 mod nodes;

@@ -79,7 +79,7 @@ pub trait Hold: std::fmt::Debug + Send + Sync {
 }
 
 impl Held {
-    fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnedFd) -> Self {
         Self { fd, hold: OnceLock::new() }
     }
 
@@ -148,7 +148,16 @@ impl Nodes {
 
     /// Opens the node's file.
     pub fn open(&self, at: &At, flags: OFlags) -> super::Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC;
+        match self.open_once(at, flags | OFlags::CLOEXEC) {
+            // Somebody asks just now whether the file is mapped: wait for that. A FIFO is never opened here.
+            Err(super::Error::Os(Errno::WOULDBLOCK)) => {
+                self.open_once(at, flags.difference(OFlags::NONBLOCK) | OFlags::CLOEXEC)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(&self, at: &At, flags: OFlags) -> super::Result<OwnedFd> {
         if at.node.is_snapshot_root() {
             return Ok(openat(at.pin.root(), ".", flags, Mode::empty())?);
         }

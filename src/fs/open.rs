@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use super::mapped::Mapped;
 use super::nodes::{Held, Hold, proc_path};
 use super::slots::At;
 use super::types::{Caller, NodeId};
@@ -94,8 +95,8 @@ pub struct OpenFile {
 /// The backing file. One of the two is always there.
 #[derive(Debug)]
 pub(super) struct Backing {
-    /// Which it is.
-    held: Option<Arc<Held>>,
+    /// Which it is: for the kernel's hold on it, and to open it.
+    held: Mutex<Option<Arc<Held>>>,
     /// Open, with the caller's flags.
     fd: OnceLock<OwnedFd>,
 }
@@ -103,12 +104,23 @@ pub(super) struct Backing {
 impl Backing {
     /// A file that is open, and if known the descriptor that it is found by.
     pub(super) fn open(fd: OwnedFd, held: Option<Arc<Held>>) -> Self {
-        Self { held, fd: OnceLock::from(fd) }
+        Self { held: Mutex::new(held), fd: OnceLock::from(fd) }
     }
 
     /// A file to be opened when it is needed.
     fn later(held: Arc<Held>) -> Self {
-        Self { held: Some(held), fd: OnceLock::new() }
+        Self { held: Mutex::new(Some(held)), fd: OnceLock::new() }
+    }
+
+    /// Which it is. Never the open descriptor itself: the kernel would hold on to a file open for writing.
+    fn held(&self) -> rustix::io::Result<Arc<Held>> {
+        let mut held = self.held.lock();
+        if let Some(held) = &*held {
+            return Ok(Arc::clone(held));
+        }
+        let fd = self.fd.get().ok_or(Errno::BADF)?;
+        let path = openat(CWD, proc_path(fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Arc::clone(held.insert(Arc::new(Held::new(path)))))
     }
 }
 
@@ -118,6 +130,8 @@ pub(super) struct OpenFiles {
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
     /// Starts at the present time in nanoseconds: no number of an earlier daemon is ever used again.
     next: AtomicU64,
+    /// Closed, and may yet change.
+    pub(super) mapped: Mutex<Mapped>,
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
     bypassed_count: AtomicUsize,
@@ -130,6 +144,7 @@ impl Default for OpenFiles {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             files: RwLock::default(),
+            mapped: Mutex::default(),
             next: AtomicU64::new(now.as_nanos() as u64),
             bypassed: Mutex::default(),
             bypassed_count: AtomicUsize::new(0),
@@ -171,13 +186,14 @@ impl OpenFiles {
 
     pub(super) fn clear(&self) {
         let files = std::mem::take(&mut *self.files.write());
-        drop(files);
+        let mapped = std::mem::take(&mut *self.mapped.lock());
+        drop((files, mapped));
         self.bypassed.lock().clear();
         self.bypassed_count.store(0, Relaxed);
         self.executed.lock().clear();
     }
 
-    fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
+    pub(super) fn remove(&self, handle: u64) -> Option<Arc<OpenFile>> {
         let file = self.files.write().remove(&handle)?;
         if file.asked.executes() {
             let mut executed = self.executed.lock();
@@ -193,6 +209,28 @@ impl OpenFiles {
 
     pub(super) fn is_bypassed(&self, node: NodeId) -> bool {
         self.bypassed_count.load(Relaxed) != 0 && self.bypassed.lock().contains_key(&node)
+    }
+
+    /// Of several, ends one. Of the last: says so, and leaves it to be ended by [`OpenFiles::end_bypass`].
+    pub(super) fn is_last_bypass(&self, node: NodeId) -> bool {
+        match self.bypassed.lock().get_mut(&node) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => return true,
+        }
+        false
+    }
+
+    /// There is one mapping less by which it may change. What the kernel was told meanwhile held for no time, so that it
+    /// has nothing to drop.
+    pub(super) fn end_bypass(&self, node: NodeId) {
+        let mut bypassed = self.bypassed.lock();
+        if let Some(count) = bypassed.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                bypassed.remove(&node);
+            }
+        }
+        self.bypassed_count.store(bypassed.len(), Relaxed);
     }
 }
 
@@ -271,23 +309,10 @@ impl Fs {
 
     /// From now on the file may be changed through a mapping that we don't see: its attributes hold for no
     /// time. The caller makes the kernel drop those that it knows, before the mapping can be made. Each call is
-    /// matched by one of [`Fs::end_bypass`].
+    /// matched by one of [`Fs::release_bypassed`].
     pub fn begin_bypass(&self, node: NodeId) {
         let mut bypassed = self.open.bypassed.lock();
         *bypassed.entry(node).or_default() += 1;
-        self.open.bypassed_count.store(bypassed.len(), Relaxed);
-    }
-
-    /// The opposite of [`Fs::begin_bypass`]: there is no such mapping any more. What the kernel was told meanwhile
-    /// held for no time, so that it has nothing to drop.
-    pub fn end_bypass(&self, node: NodeId) {
-        let mut bypassed = self.open.bypassed.lock();
-        if let Some(count) = bypassed.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                bypassed.remove(&node);
-            }
-        }
         self.open.bypassed_count.store(bypassed.len(), Relaxed);
     }
 
@@ -307,9 +332,26 @@ impl OpenFile {
         if let Some(fd) = self.backing.fd.get() {
             return Ok(fd.as_fd());
         }
-        let held = self.backing.held.as_ref().ok_or(Errno::BADF)?;
-        let opened = openat(CWD, proc_path(held), self.asked.backing_flags(), Mode::empty())?;
+        let path = proc_path(&self.backing.held()?);
+        let opened = openat(CWD, path, self.asked.backing_flags(), Mode::empty())?;
         Ok(self.backing.fd.get_or_init(|| opened).as_fd())
+    }
+
+    /// The file is read and written by requests only: opens it, and lets go of what else led to it.
+    pub fn open_for_requests(&self) -> Result<()> {
+        self.fd()?;
+        drop(self.backing.held.lock().take());
+        Ok(())
+    }
+
+    /// What leads to it, where that is known.
+    pub(super) fn held(&self) -> Option<Arc<Held>> {
+        self.backing.held.lock().clone()
+    }
+
+    /// Another writer, if it was opened for writing.
+    pub(super) fn writer(&self) -> Option<Writer> {
+        self.writer.clone()
     }
 
     /// The kernel's hold on the file, kept over its closing where there is a descriptor that stays as long; `register`
@@ -321,11 +363,7 @@ impl OpenFile {
     where
         E: From<Errno>,
     {
-        match (&self.backing.held, self.backing.fd.get()) {
-            (Some(held), _) => held.hold(register),
-            (None, Some(fd)) => register(fd.as_fd()),
-            (None, None) => Err(Errno::BADF.into()),
-        }
+        self.backing.held()?.hold(register)
     }
 
     /// Reads into `buffer` until it is full or the file ends; says how much.
@@ -382,9 +420,9 @@ impl OpenFile {
 
     /// Whether it has a set-user-id or set-group-id bit. Who changes such a file must be asked about each time.
     pub fn has_privileges(&self) -> bool {
-        match (&self.backing.held, self.backing.fd.get()) {
-            (Some(held), _) => privileges::has_privileges(held),
-            (None, Some(fd)) => privileges::has_privileges(fd),
+        match (self.backing.fd.get(), self.held()) {
+            (Some(fd), _) => privileges::has_privileges(fd),
+            (None, Some(held)) => privileges::has_privileges(&held),
             // It can't be; then nobody is let past us.
             (None, None) => true,
         }

@@ -121,10 +121,11 @@ fn attributes_of_set_user_id_files_hold_for_no_time() {
     assert_eq!(rig.fs.getattr(&ROOT, entry.known.attr.node).unwrap().attr.mode & 0o7777, 0o755);
     rig.fs.begin_bypass(entry.known.attr.node);
     assert_eq!(rig.fs.getattr(&ROOT, entry.known.attr.node).unwrap().ttl, Duration::ZERO);
-    rig.fs.end_bypass(entry.known.attr.node);
-    assert_eq!(rig.fs.getattr(&ROOT, entry.known.attr.node).unwrap().ttl, FOREVER);
-    rig.fs.release(opened.handle);
-    assert_eq!(os(rig.fs.file(opened.handle)), Errno::BADF);
+    let (node, handle) = (entry.known.attr.node, opened.handle);
+    drop(opened);
+    rig.fs.release_bypassed(handle);
+    assert_eq!(rig.fs.getattr(&ROOT, node).unwrap().ttl, FOREVER);
+    assert_eq!(os(rig.fs.file(handle)), Errno::BADF);
 }
 
 #[test]

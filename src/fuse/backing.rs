@@ -1,7 +1,7 @@
 //! Files that the kernel reads and writes itself (FUSE passthrough).
 //!
 //! The kernel demands that all who have a file open at one time go the same way: all by one backing id, or
-//! none by any. So the first open of a node decides, and the last close forgets. The kernel lets go of a
+//! none by any. So the first open of a node decides, until the last close. The kernel lets go of a
 //! file before it tells us, so that we never forget earlier than it does.
 //!
 //! ```text

@@ -5,7 +5,7 @@
 //! kernel ── /dev/fuse ──▶ 8 threads or more: Turn (one method an operation) ──▶ fs::Fs
 //!    ▲                          │ would have to wait? ──▶ Pool ──▶ fs::Fs
 //!    │                          └ open: Backings hand the file to the kernel (passthrough)
-//!    └── notices ◀── one thread ◀── fs::Invalidator
+//!    └── notices ◀── one thread ◀── fs::Invalidator (and at once, before an open that lets attributes change past us)
 //! ```
 //!
 //! A thread can get stuck in a snapshot whose device is slow or stuck, since what isn't cached must be read. So there is

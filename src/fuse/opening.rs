@@ -14,7 +14,8 @@ use super::proto::flags::fopen;
 use super::proto::wire::OpenOut;
 use super::proto::{Device, Reply, Request};
 use super::serve::{Inner, waited_errno};
-use crate::fs::types::{Caller, Entry, Found, NodeId};
+use crate::crashpoint::{Step, around};
+use crate::fs::types::{Entry, NodeId};
 use crate::fs::{Asked, Hold, Opened};
 
 impl Inner {
@@ -43,9 +44,13 @@ impl Inner {
         hold: Option<Arc<dyn Hold>>,
     ) -> Result<(), Errno> {
         let (node, asked) = (NodeId(record.node), Asked(OFlags::from_bits_retain(record.flags)));
-        self.fs.reopen(node, asked, record.handle).map_err(waited_errno)?;
         let passed = hold.is_some();
+        // Also of one that is lost: the kernel has it open so, and refuses another way until it is closed.
         self.backings.reopen(node, hold);
+        if let Err(error) = self.fs.reopen(node, asked, record.handle) {
+            self.lost.lock().insert(record.handle);
+            return Err(waited_errno(error));
+        }
         if passed && asked.may_map_writable() {
             self.begin_bypass(device, node);
         }
@@ -58,18 +63,22 @@ impl Inner {
     /// The kernel has closed a file. Erased from the ledger first: a successor would not know whether the
     /// kernel still has the backing id.
     pub(super) fn closed(&self, node: NodeId, asked: Asked, handle: u64) {
-        if self.fs.file(handle).is_err() {
-            // Closed by a daemon before this one, which didn't get to say so.
-            return;
-        }
         if let Some(ledger) = &self.ledger {
             ledger.erase(handle);
         }
+        if self.fs.file(handle).is_err() {
+            // Lost when this daemon took over; or closed by the one before, which didn't get to say so.
+            if self.lost.lock().remove(&handle) {
+                self.backings.close(node);
+            }
+            return;
+        }
         let passed = self.backings.close(node);
         if passed && asked.may_map_writable() {
-            self.fs.end_bypass(node);
+            self.fs.release_bypassed(handle);
+        } else {
+            self.fs.release(handle);
         }
-        self.fs.release(handle);
     }
 
     /// The answer to a request that was sent before, if the file is open since then.
@@ -94,7 +103,6 @@ impl Inner {
     pub(super) fn answer_created_before(
         &self,
         request: &Request<'_>,
-        caller: &Caller,
         reply: Reply,
     ) -> Option<Reply> {
         if !request.is_resent() {
@@ -103,20 +111,14 @@ impl Inner {
         let Some(out) = self.opened_before.lock().remove(&reply.unique()) else {
             return Some(reply);
         };
-        let found = self.fs.file(out.fh).and_then(|file| {
-            self.fs.lookup(&Caller { may_wait: true, ..*caller }, file.node, ".".as_ref())
-        });
-        let failed = match found.map_err(waited_errno) {
-            Ok(Found::Entry(entry)) => {
-                let taken = reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()]);
-                self.unless_taken(taken, out.fh);
-                return None;
+        let taken = match self.fs.entry_of_open(out.fh) {
+            Ok(entry) => reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()]),
+            Err(error) => {
+                reply.error(waited_errno(error));
+                false
             }
-            Ok(Found::Absent(_)) => Errno::STALE,
-            Err(errno) => errno,
         };
-        reply.error(failed);
-        self.unless_taken(false, out.fh);
+        self.unless_taken(taken, out.fh);
         None
     }
 
@@ -163,12 +165,13 @@ impl Inner {
     pub(super) fn answer_open(&self, opened: &Opened, asked: Asked, reply: Reply) {
         let out = self.opened(opened, asked, &reply);
         if out.backing_id == 0
-            && let Err(error) = opened.file.fd()
+            && let Err(error) = opened.file.open_for_requests()
         {
             reply.error(waited_errno(error));
             return self.unless_taken(false, out.fh);
         }
-        self.unless_taken(reply.deliver(&[out.as_bytes()]), out.fh);
+        let taken = around(Step::TellOpened, || reply.deliver(&[out.as_bytes()]));
+        self.unless_taken(taken, out.fh);
     }
 
     pub(super) fn answer_create(&self, entry: &Entry, opened: &Opened, asked: Asked, reply: Reply) {
@@ -178,7 +181,9 @@ impl Inner {
             // What is written by way of a mapping outdates them.
             entry.known.ttl = Duration::ZERO;
         }
-        let taken = reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()]);
+        let taken = around(Step::TellOpened, || {
+            reply.deliver(&[entry_out(&entry).as_bytes(), out.as_bytes()])
+        });
         self.unless_taken(taken, out.fh);
     }
 }

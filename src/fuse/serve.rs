@@ -3,7 +3,7 @@
 //! Each operation is asked first as one that may not wait. If it would have to, the pool asks again, and
 //! answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -50,6 +50,8 @@ pub struct Inner {
     pub(super) ledger: Option<Arc<Ledger>>,
     /// How files were opened, by requests that may be sent again.
     pub(super) opened_before: Mutex<HashMap<u64, OpenOut>>,
+    /// Files that the kernel has open since before this daemon, which couldn't open them again.
+    pub(super) lost: Mutex<HashSet<u64>>,
 }
 
 impl Adapter {
@@ -62,9 +64,9 @@ impl Adapter {
         ledger: Option<Arc<Ledger>>,
     ) -> Self {
         let backings = Backings::new(agreed.passthrough());
-        let opened_before = Mutex::default();
+        let (opened_before, lost) = Default::default();
         Self {
-            inner: Arc::new(Inner { fs, stats, backings, agreed, ledger, opened_before }),
+            inner: Arc::new(Inner { fs, stats, backings, agreed, ledger, opened_before, lost }),
             pool: Pool::new(config.waiting_threads, EACH_WAITING),
             crowd: Crowd::new(EACH),
         }

@@ -174,7 +174,7 @@ impl Drop for Session {
     }
 }
 
-/// Each file that somebody has open below the mount is a descriptor here.
+/// Each file that somebody has open below the mount is a descriptor here, or two.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

@@ -8,6 +8,7 @@ pub mod fuse;
 pub mod handle;
 pub mod inherited;
 pub mod ioctl;
+pub mod lease;
 pub mod loopdev;
 pub mod mount;
 pub mod poll;

@@ -89,8 +89,8 @@ impl Drop for Seal {
 
 fn busy(volume: &Volume, refused: Refused) -> Error {
     let why = match refused {
-        Refused::Writers(1) => "1 writer hasn't finished".to_owned(),
-        Refused::Writers(count) => format!("{count} writers haven't finished"),
+        Refused::Writers(1) => "1 file is open or mapped for writing".to_owned(),
+        Refused::Writers(count) => format!("{count} files are open or mapped for writing"),
         Refused::Sealing => "it is being committed".to_owned(),
     };
     Error::Busy(volume.id, why)

@@ -44,7 +44,7 @@ impl Turn<'_> {
         let (parent, name) = (node(request.header.nodeid), request.name()?.to_owned());
         let asked = Asked(open_flags(flags));
         let (caller, resent) = (caller(&request, umask), request.is_resent());
-        let before = self.inner.answer_created_before(&request, &caller, reply);
+        let before = self.inner.answer_created_before(&request, reply);
         let Some(reply) = before else { return Ok(()) };
         let work = move |fs: &Fs, caller: &Caller| {
             let done = fs.create(caller, parent, &name, mode, asked);
@@ -62,7 +62,7 @@ impl Turn<'_> {
         let CreateIn { flags, mode, umask, .. } = request.take()?;
         let (parent, asked) = (node(request.header.nodeid), Asked(open_flags(flags)));
         let caller = caller(&request, umask);
-        let before = self.inner.answer_created_before(&request, &caller, reply);
+        let before = self.inner.answer_created_before(&request, reply);
         let Some(reply) = before else { return Ok(()) };
         let work = move |fs: &Fs, caller: &Caller| fs.create_nameless(caller, parent, mode, asked);
         self.serve(Op::Tmpfile, caller, work, move |inner, created| match created {

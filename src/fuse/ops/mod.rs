@@ -136,7 +136,8 @@ impl Turn<'_> {
 
     fn forget_node(&self, nodeid: u64, lookups: u64) {
         if let Some(large) = self.inner.fs.forget(node(nodeid), lookups) {
-            self.pool.run(self.snapshot, move || drop(large));
+            // Not as one of its snapshot: those may be waiting for a commit that waits for this.
+            self.pool.run(None, move || drop(large));
         }
     }
 }

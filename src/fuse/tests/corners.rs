@@ -36,6 +36,7 @@ corners! {
     the_limit_of_file_sizes_holds: |dir| python(include_str!("corners/limits.py"), &[dir]);
     handles_find_files_again_and_go_stale: |dir| python(include_str!("corners/handles.py"), &[dir]);
     mappings_calls_and_direct_io_see_the_same: |dir| python(include_str!("corners/coherence.py"), &[dir]);
+    a_mapping_outlives_its_descriptor: |dir| python(include_str!("corners/mapped.py"), &[dir]);
     flags_projects_sticky_bits_and_attributes: |dir| python(include_str!("corners/attributes.py"), &[dir]);
     an_overlay_has_its_layers_in_a_snapshot: |dir| shell(include_str!("corners/overlay.sh"), dir);
     a_filesystem_lives_in_a_file: |dir| shell(include_str!("corners/loop.sh"), dir);

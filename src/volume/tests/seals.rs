@@ -42,7 +42,7 @@ fn a_seal_is_busy_while_a_writer_stays_and_writing_goes_on() {
     let pin = volumes.pin(&volume(1), Access::ReadWrite).unwrap();
     let writer = pin.writer().unwrap();
     let error = volumes.seal(&volume(1), NO_PATIENCE).unwrap_err();
-    assert_eq!(error.to_string(), "volume 1 is in use: 1 writer hasn't finished");
+    assert_eq!(error.to_string(), "volume 1 is in use: 1 file is open or mapped for writing");
     assert_eq!(volumes.status()[0].writers, 1);
     drop((pin.writer().unwrap(), writer));
     assert_eq!(backend.seals.load(Ordering::SeqCst), 0);

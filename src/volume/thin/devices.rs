@@ -427,7 +427,7 @@ impl Devices {
         let change = || reconfigure(&mount, read_only, &[]);
         match if read_only { around(Step::SealReadOnly, change) } else { change() } {
             Err(e) if e.errno() == Some(Errno::BUSY) => {
-                return Err(DeviceError::Busy("a file is open for writing".to_owned()));
+                return Err(DeviceError::Busy("a file is open for writing, or mapped".to_owned()));
             }
             other => other?,
         }
