@@ -185,6 +185,9 @@ impl Fs {
     /// What is known of a node, asked of its file.
     pub(super) fn known_now(&self, node: NodeId, file: impl AsFd) -> Result<Known> {
         // Before as well: the last mapping may go between the two.
+        if self.open.is_bypassed(node) {
+            self.close_if_unmapped(node);
+        }
         let bypassed = self.open.is_bypassed(node);
         let known = self.known(Attr::of(node, &fstat(file)?));
         Ok(Known { ttl: if bypassed { Duration::ZERO } else { known.ttl }, ..known })

@@ -15,6 +15,7 @@
 //! A mapped file counts as written, so that a commit waits for it and its volume stays; and its attributes hold for no
 //! time. A daemon that takes over after a kill doesn't know of it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ const SHARE: u32 = 20;
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
-    files: Vec<File>,
+    files: HashMap<NodeId, File>,
     /// A thread looks after them.
     watched: bool,
 }
@@ -41,7 +42,6 @@ pub(super) struct Mapped {
 /// One that counts as open, though the kernel has closed it.
 #[derive(Debug)]
 struct File {
-    node: NodeId,
     held: Arc<Held>,
     _writer: Writer,
 }
@@ -50,7 +50,7 @@ impl File {
     /// What can't be asked counts as closed, as the kernel has said.
     fn is_mapped(&self) -> bool {
         lease::is_written(&proc_path(&self.held)).unwrap_or_else(|errno| {
-            tracing::debug!(%errno, node = ?self.node, "nobody can tell whether it is mapped");
+            tracing::debug!(%errno, file = ?self.held, "nobody can tell whether it is mapped");
             false
         })
     }
@@ -63,22 +63,25 @@ impl Fs {
         let Some(open) = self.open.remove(handle) else { return };
         let (node, held, writer) = (open.node, open.held(), open.writer());
         drop(open);
-        // Whoever else has it open is asked at the last close.
-        if !self.open.is_last_bypass(node) {
+        // Whoever else has it open is asked at the last close. Under the lock, for a mapped one counts as another.
+        let mapped = self.open.mapped.lock();
+        let last = self.open.is_last_bypass(node);
+        drop(mapped);
+        if !last {
             return;
         }
         if let (Some(held), Some(writer)) = (held, writer) {
-            let file = File { node, held, _writer: writer };
+            let file = File { held, _writer: writer };
             if file.is_mapped() {
-                return self.keep_mapped(file);
+                return self.keep_mapped(node, file);
             }
         }
         self.open.end_bypass(node);
     }
 
-    fn keep_mapped(self: &Arc<Self>, file: File) {
+    fn keep_mapped(self: &Arc<Self>, node: NodeId, file: File) {
         let mut mapped = self.open.mapped.lock();
-        mapped.files.push(file);
+        mapped.files.insert(node, file);
         if std::mem::replace(&mut mapped.watched, true) {
             return;
         }
@@ -94,16 +97,23 @@ impl Fs {
     /// Closes those that nobody has mapped any more. Says how many; `None` once none is left.
     fn close_unmapped(&self) -> Option<usize> {
         let mut mapped = self.open.mapped.lock();
-        let (kept, closed): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut mapped.files).into_iter().partition(File::is_mapped);
-        mapped.watched = !kept.is_empty();
-        mapped.files = kept;
+        let closed: Vec<_> = mapped.files.extract_if(|_, file| !file.is_mapped()).collect();
+        mapped.watched = !mapped.files.is_empty();
+        closed.iter().for_each(|(node, _)| self.open.end_bypass(*node));
         let watched = mapped.watched;
         drop(mapped);
-        for file in &closed {
-            self.open.end_bypass(file.node);
-        }
         watched.then_some(closed.len())
+    }
+
+    /// The same for one, at once. The kernel may let go of a file a moment after we have heard of its close.
+    pub(super) fn close_if_unmapped(&self, node: NodeId) {
+        let mut mapped = self.open.mapped.lock();
+        if mapped.files.get(&node).is_some_and(|file| !file.is_mapped()) {
+            let closed = mapped.files.remove(&node);
+            self.open.end_bypass(node);
+            drop(mapped);
+            drop(closed);
+        }
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) struct OpenFiles {
     files: RwLock<HashMap<u64, Arc<OpenFile>>>,
     /// Starts at the present time in nanoseconds: no number of an earlier daemon is ever used again.
     next: AtomicU64,
-    /// Closed, and may yet change.
+    /// Closed, and may yet change. Locked before `bypassed`.
     pub(super) mapped: Mutex<Mapped>,
     /// How often each node is open in a way that lets it be changed without us.
     bypassed: Mutex<HashMap<NodeId, usize>>,
