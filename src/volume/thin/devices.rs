@@ -301,7 +301,7 @@ impl Devices {
         }
     }
 
-    /// Mounts, and grows a filesystem that is smaller than its device.
+    /// Mounts, and grows a filesystem that is smaller than its device, if that is possible.
     pub(super) fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
         let read_only = active.filesystem == Access::ReadOnly;
         let superblock = self.superblock(&active.path)?;
@@ -316,8 +316,13 @@ impl Devices {
         let mount = around(Step::Mount, || {
             mount_detached(filesystem.driver(), &active.path, read_only, &options)
         })?;
-        if !read_only && superblock.blocks_to_grow_to(size).is_some() {
-            self.grow(&superblock, &mount, size)?;
+        // One that can't grow can be used as it is; `resize` told whoever asked for more.
+        if !read_only
+            && superblock.blocks_to_grow_to(size).is_some()
+            && let Err(error) = self.grow(&superblock, &mount, size)
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(device = %active.path.display(), error, "a filesystem stays smaller than its volume");
         }
         Ok(mount)
     }
