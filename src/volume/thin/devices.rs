@@ -40,6 +40,7 @@ use crate::sys::filesystem;
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
+use crate::thin::pool::Pool;
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
@@ -479,6 +480,14 @@ impl Devices {
         let active = self.active.lock().remove(&thin);
         active.map_or(Ok(()), |active| self.close(thin, active))?;
         Ok(then())
+    }
+
+    /// Deletes a thin device that could not be made what it was to be, and that no record names.
+    pub(super) fn undo(&self, pool: &Pool, thin: ThinId) {
+        let deleted = self.deactivate_then(thin, || pool.delete(thin));
+        if !matches!(deleted, Ok(Ok(()))) {
+            tracing::warn!(%thin, ?deleted, "a thin device that was of no use stays behind until the next start");
+        }
     }
 
     pub(super) fn close(&self, thin: ThinId, active: Active) -> Result<()> {
