@@ -219,7 +219,7 @@ impl Devices {
         };
         match self.reach(&mut active, size, access) {
             Ok(root) => {
-                self.active.lock().insert(thin, active);
+                self.keep(thin, active);
                 Ok(root)
             }
             Err(error) => {
@@ -502,7 +502,7 @@ impl Devices {
             self.nodes.forget(active.number);
             return Ok(());
         }
-        self.active.lock().insert(thin, active);
+        self.keep(thin, active);
         removed?;
         Err(DeviceError::Busy(format!("descriptors are still open on {name}")))
     }

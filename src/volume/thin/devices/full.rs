@@ -19,6 +19,10 @@ use crate::volume::Access;
 /// Bytes in a block of the filesystems that we make.
 const FILESYSTEM_BLOCK: u64 = 4096;
 
+/// What ext4 holds back by itself: a part of its blocks, but no more than so many (`ext4_set_resv_clusters`).
+const HELD_BACK_PART: u64 = 50;
+const MOST_HELD_BACK: u64 = 4096;
+
 /// What was done to a mounted filesystem because the pool is full.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
@@ -40,20 +44,27 @@ impl Devices {
             return;
         }
         for (thin, active) in self.active.lock().iter_mut() {
-            let changed = match (tight, &active.mount) {
-                (true, Some(mount)) => hold_back(active.number, mount, &mut active.full),
-                (true, None) => Ok(()),
-                (false, _) => let_go(active.number, &mut active.full),
-            };
-            if let Err(error) = changed {
-                tracing::debug!(%thin, %error, "this volume's filesystem can't be kept from growing");
-            }
+            follow(tight, *thin, active);
         }
+    }
+
+    /// Puts a volume among the others, as they are by now: whoever changed them meanwhile has not met it.
+    pub(in crate::volume::thin) fn keep(&self, thin: ThinId, mut active: Active) {
+        let mut others = self.active.lock();
+        follow(self.tight.load(Ordering::Acquire), thin, &mut active);
+        others.insert(thin, active);
     }
 
     /// The same for a volume that has just been mounted.
     pub(super) fn tighten_new(&self, active: &mut Active, mount: &OwnedFd) {
         active.full = Marks::default();
+        // The filesystem may have been mounted all the time, below files that somebody has open, and hold back what an
+        // earlier run, or an earlier mount, told it to.
+        if !active.fresh
+            && let Ok(true) = forget_held_back(active.number, mount)
+        {
+            tracing::debug!(device = %active.number, "mounted again; it held all of its blocks back");
+        }
         if self.tight.load(Ordering::Acquire) {
             let held = hold_back(active.number, mount, &mut active.full);
             tracing::debug!(device = %active.number, ?held, "mounted while the pool is full");
@@ -97,6 +108,29 @@ impl Devices {
             }
         }
     }
+}
+
+fn follow(tight: bool, thin: ThinId, active: &mut Active) {
+    let changed = match (tight, &active.mount) {
+        (true, Some(mount)) => hold_back(active.number, mount, &mut active.full),
+        (true, None) => Ok(()),
+        (false, _) => let_go(active.number, &mut active.full),
+    };
+    if let Err(error) = changed {
+        tracing::debug!(%thin, %error, "this volume's filesystem can't be kept from growing");
+    }
+}
+
+/// Has ext4 hold back what it does by itself, if it holds back so much that we must have told it to. Whether it did.
+fn forget_held_back(device: DevNum, mount: &OwnedFd) -> std::io::Result<bool> {
+    let path = attribute(device, "reserved_clusters");
+    let (held, all) = (read(&path)?, rustix::fs::fstatvfs(mount)?.f_blocks);
+    // All may have been fewer: a filesystem grows.
+    if held <= MOST_HELD_BACK && held < all {
+        return Ok(false);
+    }
+    fs::write(&path, (all / HELD_BACK_PART).min(MOST_HELD_BACK).to_string())?;
+    Ok(true)
 }
 
 fn hold_back(device: DevNum, mount: &OwnedFd, marks: &mut Marks) -> std::io::Result<()> {
