@@ -8,7 +8,8 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Active, Devices};
 use crate::sys::filesystem;
@@ -28,12 +29,15 @@ const MOST_HELD_BACK: u64 = 4096;
 pub(super) struct Marks {
     /// Blocks that ext4 held back before it was told to hold back all.
     held_back: Option<u64>,
-    stopped: bool,
+    /// Shared with who stops it, without the map's lock.
+    stopped: Arc<AtomicBool>,
+    /// That it could not be stopped has been told.
+    told: bool,
 }
 
 impl Marks {
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped.load(Ordering::Acquire)
     }
 }
 
@@ -85,22 +89,28 @@ impl Devices {
     /// full metadata, which would stop all of the pool, removals included.
     pub(in crate::volume::thin) fn stop_writers(&self) {
         let mut active = self.active.lock();
-        let running = active
-            .iter_mut()
-            .filter(|(_, active)| active.filesystem == Access::ReadWrite && !active.full.stopped);
-        let found: Vec<(ThinId, _)> = running
+        let running = active.iter_mut().filter(|(_, active)| {
+            active.filesystem == Access::ReadWrite && !active.full.is_stopped()
+        });
+        let found: Vec<_> = running
             .filter_map(|(thin, active)| {
-                active.full.stopped = true;
-                active.mount.as_ref().map(|mount| (*thin, mount.try_clone()))
+                let mount = active.mount.as_ref()?.try_clone();
+                let told = std::mem::replace(&mut active.full.told, true);
+                Some((*thin, mount, active.full.stopped.clone(), told))
             })
             .collect();
         drop(active);
-        for (thin, mount) in found {
+        for (thin, mount, mark, told) in found {
             let stopped =
                 mount.and_then(crate::sys::mount::root_directory).and_then(filesystem::shut_down);
             match stopped {
                 Ok(()) => {
+                    mark.store(true, Ordering::Release);
                     tracing::error!(%thin, "stopped this volume's filesystem: the pool's metadata is all but full")
+                }
+                // It is tried again at each look.
+                Err(error) if told => {
+                    tracing::debug!(%thin, %error, "this volume's filesystem still can't be stopped")
                 }
                 Err(error) => {
                     tracing::error!(%thin, %error, "this volume's filesystem could not be stopped")

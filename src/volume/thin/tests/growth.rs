@@ -373,3 +373,29 @@ fn in_guest_a_volume_that_is_being_activated_when_the_pool_gets_full_holds_back_
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
 }
+
+/// Only what was stopped counts as such: it is mounted anew by the next activation.
+#[test]
+fn in_guest_a_stopped_filesystem_is_mounted_anew_and_one_without_a_mount_does_not_count_as_stopped()
+{
+    let rig = Rig::new();
+    let backend = rig.start();
+    let [stopped, lingering] = [1, 2].map(|id| backend.create(VolumeId(id), None, None).unwrap());
+    let mounted = backend.activate(&lingering, Access::ReadWrite).unwrap();
+    let open = File::create(below(&mounted, "open")).unwrap();
+    assert!(matches!(backend.deactivate(&lingering, mounted), Err(Error::Busy(..))));
+    let mounted = backend.activate(&stopped, Access::ReadWrite).unwrap();
+    write(&mounted, "synced", b"content");
+    backend.flush(&stopped, &mounted).unwrap();
+    backend.devices.stop_writers();
+    assert!(File::create(below(&mounted, "refused")).is_err());
+    drop(mounted);
+    let mounted = backend.activate(&stopped, Access::ReadWrite).unwrap();
+    assert_eq!(read(&mounted, "synced").unwrap(), b"content");
+    backend.deactivate(&stopped, mounted).unwrap();
+    let mounted = backend.activate(&lingering, Access::ReadWrite).expect("the file is open still");
+    write(&mounted, "more", b"content");
+    drop(open);
+    backend.deactivate(&lingering, mounted).unwrap();
+    backend.stop().unwrap();
+}
