@@ -14,6 +14,9 @@ const GARBAGE: &str = "it is destroyed, as the next start would";
 const KEPT: &str = "it is kept until `thinfs check --repair` destroys it; what is needed of it must \
                     be saved first, or the store that was set aside put back";
 
+const UNDECIDED: &str = "restart the daemon: a write to the store has failed, and the next start tells whether it \
+                         names it";
+
 impl Snapshots {
     /// Disagreements within the store, between store and backend, and removed volumes that can't be
     /// destroyed; none if all is sound. Changes nothing.
@@ -45,7 +48,12 @@ impl Snapshots {
         };
         let keeping = self.store.keeping()?;
         let lines = self.volumes.backend().check(&known)?;
-        findings.extend(lines.into_iter().map(|line| of_backend(line, keeping.is_some())));
+        let unnamed = match (self.store.poisoned(), &keeping) {
+            (Some(_), _) => Unnamed::Undecided,
+            (None, Some(_)) => Unnamed::Kept,
+            (None, None) => Unnamed::Garbage,
+        };
+        findings.extend(lines.into_iter().map(|line| of_backend(line, unnamed)));
         findings.extend(self.stuck());
         if let Some(reason) = keeping {
             findings.push(Finding::mendable(
@@ -63,12 +71,24 @@ impl Snapshots {
     }
 }
 
+/// What becomes of volumes that no record names.
+#[derive(Clone, Copy)]
+enum Unnamed {
+    Garbage,
+    Kept,
+    /// A record that names them may be on the disk all the same.
+    Undecided,
+}
+
 /// The backend tells in a line what is there without a record, what isn't there in spite of one, and
 /// what is somebody else's.
-fn of_backend(line: String, keeping: bool) -> Finding {
-    let remedy = if keeping { KEPT } else { GARBAGE };
+fn of_backend(line: String, unnamed: Unnamed) -> Finding {
     if line.ends_with("has a tree but no record") || line.ends_with("belongs to no volume") {
-        return Finding::mendable("backend", line, remedy);
+        return match unnamed {
+            Unnamed::Garbage => Finding::mendable("backend", line, GARBAGE),
+            Unnamed::Kept => Finding::mendable("backend", line, KEPT),
+            Unnamed::Undecided => Finding::manual("backend", line, UNDECIDED),
+        };
     }
     if line.starts_with("the template on thin device") {
         return Finding::mendable("backend", line, "it is forgotten, and made again when needed");

@@ -8,7 +8,7 @@ use super::census::Census;
 use super::recover::record_lost;
 use super::{Change, Error, Info, Result, Snapshots};
 use crate::crashpoint::Step;
-use crate::meta::Batch;
+use crate::meta::{self, Batch};
 use crate::types::{Event, Finding, Kind, Snapshot, Topic};
 
 /// What a repair did.
@@ -52,6 +52,11 @@ impl Snapshots {
         let gate = self.gate.write();
         if *gate {
             return Err(Error::Stopping);
+        }
+        // What was being written when a write failed may be found by the next start, with volumes that it names: until
+        // then nobody knows what no record names.
+        if let Some(reason) = self.store.poisoned() {
+            return Err(meta::Error::Poisoned { reason }.into());
         }
         let _paused = self.reaper.pause();
         let before = self.look()?;

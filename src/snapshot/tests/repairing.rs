@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::fixture::Fixture;
-use crate::meta::{self, Batch};
+use crate::meta::{self, Batch, WriteFault};
 use crate::types::Finding;
 
 fn tree(fixture: &Fixture, volume: impl std::fmt::Display) -> PathBuf {
@@ -152,5 +152,23 @@ fn a_repair_while_others_work_finds_nothing_to_do() {
         }
     });
     assert_eq!(fixture.scene("default").walk(&["kind==active"]).unwrap().len(), 15);
+    fixture.assert_sound();
+}
+
+/// The record of what nobody seems to name may be in the log all the same.
+#[test]
+fn after_a_failed_write_nothing_is_garbage_until_a_restart() {
+    let mut fixture = Fixture::native();
+    fixture.scene("default").layer("base", "", "file");
+    let stray = stray(&fixture, 700);
+    fixture.store().fail_next_write(WriteFault::Before);
+    fixture.store().write(Batch::default()).unwrap_err();
+    let found = fixture.snapshots().check().unwrap();
+    assert_eq!(lines(&found), ["backend: volume 700 has a tree but no record"]);
+    assert!(!found[0].mendable && found[0].remedy.contains("restart the daemon"), "{found:?}");
+    let refused = fixture.snapshots().repair().unwrap_err();
+    assert!(refused.to_string().contains("restart thinfs"), "{refused}");
+    assert!(stray.exists());
+    assert_eq!(fixture.restart().reaped, 1, "the start decides");
     fixture.assert_sound();
 }

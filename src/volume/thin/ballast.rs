@@ -121,11 +121,12 @@ impl Ballast {
         };
         let size = Sectors(self.pool.table().block.0);
         let filled = self.devices.with_device(thin, size, fill);
-        let filled = filled.map_err(|e| backend("making the pool's ballast", e));
-        match filled {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(io("writing the pool's ballast", error)),
-            Err(error) => return Err(error),
+        let filled = filled
+            .map_err(|e| backend("making the pool's ballast", e))
+            .and_then(|filled| filled.map_err(|e| io("writing the pool's ballast", e)));
+        if let Err(error) = filled {
+            self.devices.undo(&self.pool, thin);
+            return Err(error);
         }
         self.book.change(|record| record.ballast.push(thin.get()))?;
         Ok(Some(thin))

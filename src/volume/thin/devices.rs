@@ -40,6 +40,7 @@ use crate::sys::filesystem;
 use crate::sys::mount::{mount_detached, reconfigure, root_directory};
 use crate::thin::dm::{self, DevNum, Dm};
 use crate::thin::node::Nodes;
+use crate::thin::pool::Pool;
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
 use crate::volume::Access;
@@ -218,7 +219,7 @@ impl Devices {
         };
         match self.reach(&mut active, size, access) {
             Ok(root) => {
-                self.active.lock().insert(thin, active);
+                self.keep(thin, active);
                 Ok(root)
             }
             Err(error) => {
@@ -301,7 +302,7 @@ impl Devices {
         }
     }
 
-    /// Mounts, and grows a filesystem that is smaller than its device.
+    /// Mounts, and grows a filesystem that is smaller than its device, if that is possible.
     pub(super) fn mount(&self, active: &Active, size: Sectors) -> Result<OwnedFd> {
         let read_only = active.filesystem == Access::ReadOnly;
         let superblock = self.superblock(&active.path)?;
@@ -316,8 +317,13 @@ impl Devices {
         let mount = around(Step::Mount, || {
             mount_detached(filesystem.driver(), &active.path, read_only, &options)
         })?;
-        if !read_only && superblock.blocks_to_grow_to(size).is_some() {
-            self.grow(&superblock, &mount, size)?;
+        // One that can't grow can be used as it is; `resize` told whoever asked for more.
+        if !read_only
+            && superblock.blocks_to_grow_to(size).is_some()
+            && let Err(error) = self.grow(&superblock, &mount, size)
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(device = %active.path.display(), error, "a filesystem stays smaller than its volume");
         }
         Ok(mount)
     }
@@ -476,6 +482,14 @@ impl Devices {
         Ok(then())
     }
 
+    /// Deletes a thin device that could not be made what it was to be, and that no record names.
+    pub(super) fn undo(&self, pool: &Pool, thin: ThinId) {
+        let deleted = self.deactivate_then(thin, || pool.delete(thin));
+        if !matches!(deleted, Ok(Ok(()))) {
+            tracing::warn!(%thin, ?deleted, "a thin device that was of no use stays behind until the next start");
+        }
+    }
+
     pub(super) fn close(&self, thin: ThinId, active: Active) -> Result<()> {
         self.close_within(thin, active, self.patience)
     }
@@ -488,7 +502,7 @@ impl Devices {
             self.nodes.forget(active.number);
             return Ok(());
         }
-        self.active.lock().insert(thin, active);
+        self.keep(thin, active);
         removed?;
         Err(DeviceError::Busy(format!("descriptors are still open on {name}")))
     }

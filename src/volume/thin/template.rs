@@ -49,7 +49,7 @@ impl ThinBackend {
             odd("making a template", "the pool wants an origin for it".to_owned())
         })?;
         if let Err(error) = self.format(recipe, thin, Sectors::in_bytes(size)) {
-            self.undo_template(thin);
+            self.devices.undo(&self.pool, thin);
             return Err(error);
         }
         let template = Template { thin_id: thin.get(), size, fingerprint: recipe.fingerprint() };
@@ -67,13 +67,6 @@ impl ThinBackend {
         self.devices.seal(thin, &root).map_err(failed)?;
         drop(root);
         self.devices.deactivate(thin).map_err(failed)
-    }
-
-    fn undo_template(&self, thin: ThinId) {
-        let deleted = self.devices.deactivate_then(thin, || self.pool.delete(thin));
-        if !matches!(deleted, Ok(Ok(()))) {
-            tracing::warn!(%thin, ?deleted, "a template that failed stays behind until the next start");
-        }
     }
 }
 

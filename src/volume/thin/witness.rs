@@ -233,7 +233,11 @@ impl ThinBackend {
         let made = self.create_with(|thin| self.pool.create_thin(thin))?;
         let Some(thin) = made else { return Ok(false) };
         let witness = types::Witness { thin_id: thin.get(), token, run: 1 };
-        write(&self.devices, thin, self.pool.table().block, &witness, Step::WitnessMake)?;
+        let size = self.pool.table().block;
+        if let Err(error) = write(&self.devices, thin, size, &witness, Step::WitnessMake) {
+            self.devices.undo(&self.pool, thin);
+            return Err(error);
+        }
         self.book.change(|record| record.witness = Some(witness))?;
         Ok(true)
     }

@@ -8,7 +8,8 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Active, Devices};
 use crate::sys::filesystem;
@@ -19,17 +20,24 @@ use crate::volume::Access;
 /// Bytes in a block of the filesystems that we make.
 const FILESYSTEM_BLOCK: u64 = 4096;
 
+/// What ext4 holds back by itself: a part of its blocks, but no more than so many (`ext4_set_resv_clusters`).
+const HELD_BACK_PART: u64 = 50;
+const MOST_HELD_BACK: u64 = 4096;
+
 /// What was done to a mounted filesystem because the pool is full.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// Blocks that ext4 held back before it was told to hold back all.
     held_back: Option<u64>,
-    stopped: bool,
+    /// Shared with who stops it, without the map's lock.
+    stopped: Arc<AtomicBool>,
+    /// That it could not be stopped has been told.
+    told: bool,
 }
 
 impl Marks {
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped.load(Ordering::Acquire)
     }
 }
 
@@ -40,20 +48,27 @@ impl Devices {
             return;
         }
         for (thin, active) in self.active.lock().iter_mut() {
-            let changed = match (tight, &active.mount) {
-                (true, Some(mount)) => hold_back(active.number, mount, &mut active.full),
-                (true, None) => Ok(()),
-                (false, _) => let_go(active.number, &mut active.full),
-            };
-            if let Err(error) = changed {
-                tracing::debug!(%thin, %error, "this volume's filesystem can't be kept from growing");
-            }
+            follow(tight, *thin, active);
         }
+    }
+
+    /// Puts a volume among the others, as they are by now: whoever changed them meanwhile has not met it.
+    pub(in crate::volume::thin) fn keep(&self, thin: ThinId, mut active: Active) {
+        let mut others = self.active.lock();
+        follow(self.tight.load(Ordering::Acquire), thin, &mut active);
+        others.insert(thin, active);
     }
 
     /// The same for a volume that has just been mounted.
     pub(super) fn tighten_new(&self, active: &mut Active, mount: &OwnedFd) {
         active.full = Marks::default();
+        // The filesystem may have been mounted all the time, below files that somebody has open, and hold back what an
+        // earlier run, or an earlier mount, told it to.
+        if !active.fresh
+            && let Ok(true) = forget_held_back(active.number, mount)
+        {
+            tracing::debug!(device = %active.number, "mounted again; it held all of its blocks back");
+        }
         if self.tight.load(Ordering::Acquire) {
             let held = hold_back(active.number, mount, &mut active.full);
             tracing::debug!(device = %active.number, ?held, "mounted while the pool is full");
@@ -74,22 +89,28 @@ impl Devices {
     /// full metadata, which would stop all of the pool, removals included.
     pub(in crate::volume::thin) fn stop_writers(&self) {
         let mut active = self.active.lock();
-        let running = active
-            .iter_mut()
-            .filter(|(_, active)| active.filesystem == Access::ReadWrite && !active.full.stopped);
-        let found: Vec<(ThinId, _)> = running
+        let running = active.iter_mut().filter(|(_, active)| {
+            active.filesystem == Access::ReadWrite && !active.full.is_stopped()
+        });
+        let found: Vec<_> = running
             .filter_map(|(thin, active)| {
-                active.full.stopped = true;
-                active.mount.as_ref().map(|mount| (*thin, mount.try_clone()))
+                let mount = active.mount.as_ref()?.try_clone();
+                let told = std::mem::replace(&mut active.full.told, true);
+                Some((*thin, mount, active.full.stopped.clone(), told))
             })
             .collect();
         drop(active);
-        for (thin, mount) in found {
+        for (thin, mount, mark, told) in found {
             let stopped =
                 mount.and_then(crate::sys::mount::root_directory).and_then(filesystem::shut_down);
             match stopped {
                 Ok(()) => {
+                    mark.store(true, Ordering::Release);
                     tracing::error!(%thin, "stopped this volume's filesystem: the pool's metadata is all but full")
+                }
+                // It is tried again at each look.
+                Err(error) if told => {
+                    tracing::debug!(%thin, %error, "this volume's filesystem still can't be stopped")
                 }
                 Err(error) => {
                     tracing::error!(%thin, %error, "this volume's filesystem could not be stopped")
@@ -97,6 +118,29 @@ impl Devices {
             }
         }
     }
+}
+
+fn follow(tight: bool, thin: ThinId, active: &mut Active) {
+    let changed = match (tight, &active.mount) {
+        (true, Some(mount)) => hold_back(active.number, mount, &mut active.full),
+        (true, None) => Ok(()),
+        (false, _) => let_go(active.number, &mut active.full),
+    };
+    if let Err(error) = changed {
+        tracing::debug!(%thin, %error, "this volume's filesystem can't be kept from growing");
+    }
+}
+
+/// Has ext4 hold back what it does by itself, if it holds back so much that we must have told it to. Whether it did.
+fn forget_held_back(device: DevNum, mount: &OwnedFd) -> std::io::Result<bool> {
+    let path = attribute(device, "reserved_clusters");
+    let (held, all) = (read(&path)?, rustix::fs::fstatvfs(mount)?.f_blocks);
+    // All may have been fewer: a filesystem grows.
+    if held <= MOST_HELD_BACK && held < all {
+        return Ok(false);
+    }
+    fs::write(&path, (all / HELD_BACK_PART).min(MOST_HELD_BACK).to_string())?;
+    Ok(true)
 }
 
 fn hold_back(device: DevNum, mount: &OwnedFd, marks: &mut Marks) -> std::io::Result<()> {

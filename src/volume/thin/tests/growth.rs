@@ -312,3 +312,90 @@ fn in_guest_a_pool_gets_all_of_its_device_and_tells_how_it_fills() {
     backend.deactivate(&volume, mounted).unwrap();
     backend.stop().unwrap();
 }
+
+/// Blocks that an ordinary write may take.
+fn available_blocks(mounted: &Mounted) -> u64 {
+    rustix::fs::fstatvfs(&mounted.root).unwrap().f_bavail
+}
+
+/// The kernel's superblock remembers what it holds back as long as a file is open, whatever became of who told it to.
+#[test]
+fn in_guest_a_filesystem_mounted_again_below_an_open_file_holds_back_what_the_pool_wants_now() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::new();
+    let backend = rig.start();
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    let before = available_blocks(&mounted);
+    let open = File::create(below(&mounted, "open")).unwrap();
+    // As a daemon does when the pool is full; then it is killed.
+    let device = backend.devices.mounted_path(thin(&volume)).unwrap().metadata().unwrap().rdev();
+    let all = rustix::fs::fstatvfs(&mounted.root).unwrap().f_blocks;
+    let attribute = format!("/sys/fs/ext4/dm-{}/reserved_clusters", rustix::fs::minor(device));
+    std::fs::write(attribute, all.to_string()).unwrap();
+    assert_eq!(available_blocks(&mounted), 0);
+    drop((mounted, backend));
+
+    let backend = rig.start();
+    backend.reconcile(std::slice::from_ref(&volume)).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    assert!(available_blocks(&mounted).abs_diff(before) < 512, "there is room");
+    write(&mounted, "more", &[7; 4096]);
+    // Full, and mounted again while it is; then there is room.
+    backend.devices.tighten(true);
+    let refused = backend.deactivate(&volume, mounted).unwrap_err();
+    assert!(matches!(refused, Error::Busy(..)), "{refused:?}");
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    backend.devices.tighten(false);
+    assert!(available_blocks(&mounted).abs_diff(before) < 512, "there is room again");
+    drop(open);
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_volume_that_is_being_activated_when_the_pool_gets_full_holds_back_too() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    // The keeper, who sees that the pool isn't full, may come between.
+    let held = (0..20).any(|_| {
+        let active = backend.devices.active.lock().remove(&thin(&volume)).unwrap();
+        backend.devices.tighten(true);
+        backend.devices.keep(thin(&volume), active);
+        let held = available_blocks(&mounted) == 0;
+        backend.devices.tighten(false);
+        held
+    });
+    assert!(held);
+    assert_ne!(available_blocks(&mounted), 0);
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
+/// Only what was stopped counts as such: it is mounted anew by the next activation.
+#[test]
+fn in_guest_a_stopped_filesystem_is_mounted_anew_and_one_without_a_mount_does_not_count_as_stopped()
+{
+    let rig = Rig::new();
+    let backend = rig.start();
+    let [stopped, lingering] = [1, 2].map(|id| backend.create(VolumeId(id), None, None).unwrap());
+    let mounted = backend.activate(&lingering, Access::ReadWrite).unwrap();
+    let open = File::create(below(&mounted, "open")).unwrap();
+    assert!(matches!(backend.deactivate(&lingering, mounted), Err(Error::Busy(..))));
+    let mounted = backend.activate(&stopped, Access::ReadWrite).unwrap();
+    write(&mounted, "synced", b"content");
+    backend.flush(&stopped, &mounted).unwrap();
+    backend.devices.stop_writers();
+    assert!(File::create(below(&mounted, "refused")).is_err());
+    drop(mounted);
+    let mounted = backend.activate(&stopped, Access::ReadWrite).unwrap();
+    assert_eq!(read(&mounted, "synced").unwrap(), b"content");
+    backend.deactivate(&stopped, mounted).unwrap();
+    let mounted = backend.activate(&lingering, Access::ReadWrite).expect("the file is open still");
+    write(&mounted, "more", b"content");
+    drop(open);
+    backend.deactivate(&lingering, mounted).unwrap();
+    backend.stop().unwrap();
+}

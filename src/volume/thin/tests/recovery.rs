@@ -1,6 +1,8 @@
 //! Crashes, restarts, and pools that don't belong.
 
 use super::*;
+use crate::thin::pool::Ballast as _;
+use crate::thin::table::Table;
 
 #[test]
 fn in_guest_a_thin_id_that_is_taken_becomes_faulty_and_the_next_one_is_used() {
@@ -24,6 +26,37 @@ fn in_guest_a_thin_id_that_is_taken_becomes_faulty_and_the_next_one_is_used() {
     let gone = Retried { thin_id: taken.get(), failure: None };
     assert_eq!(backend.retry_faulty(&[]).unwrap(), [gone]);
     assert_eq!((backend.faulty(), devices_in(&backend)), (vec![], 3));
+    backend.stop().unwrap();
+}
+
+/// The name of the device is taken, so it can't be activated to be written.
+#[test]
+fn in_guest_a_witness_or_ballast_that_cannot_be_written_leaves_no_thin_device() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let first = backend.create(VolumeId(1), None, None).unwrap();
+    assert_eq!(devices_in(&backend), 2, "a template and a volume");
+    let taken = || thin(&first).get();
+    let in_the_way = |id: u32| {
+        let name = backend.devices.identity.thin_name(ThinId::new(id).unwrap());
+        let table = Table::thin(Sectors::in_bytes(MIB), backend.pool.number(), thin(&first));
+        backend.devices.dm.activate(&name, &table, true).unwrap();
+        name
+    };
+    let names = [in_the_way(taken() + 1), in_the_way(taken() + 2)];
+    backend.pool.delete(backend.ballast.take().unwrap()).unwrap();
+    let witness = backend.book.record().witness.unwrap();
+    backend.pool.delete(ThinId::new(witness.thin_id).unwrap()).unwrap();
+    backend.book.change(|record| record.witness = None).unwrap();
+    backend.witnessed.store(false, Ordering::Release);
+
+    let second = backend.create(VolumeId(2), None, None).unwrap();
+    assert_eq!(thin(&second).get(), taken() + 3, "both were tried");
+    assert_eq!(backend.check(&[first.clone(), second.clone()]).unwrap(), [""; 0]);
+    names.iter().for_each(|name| backend.devices.dm.remove(name).unwrap());
+    let third = backend.create(VolumeId(3), None, None).unwrap();
+    assert_eq!(own(&backend).len(), 5, "and made once that is possible");
+    assert_eq!(backend.check(&[first, second, third]).unwrap(), [""; 0]);
     backend.stop().unwrap();
 }
 

@@ -33,6 +33,26 @@ fn in_guest_a_volume_grows_while_files_in_it_are_open_and_when_it_is_inactive() 
     volumes.stop().unwrap();
 }
 
+/// A size that no filesystem can have: more groups than ext4 can count.
+#[test]
+fn in_guest_a_volume_that_cannot_grow_stays_usable_at_the_size_it_has() {
+    let rig = Rig::new();
+    let backend = rig.start();
+    let mut volume = backend.create(VolumeId(1), None, None).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).unwrap();
+    write(&mounted, "file", b"content");
+    volume.size = 100 << 50;
+    let refused = text(&backend.resize(&volume, Some(&mounted)).unwrap_err());
+    assert!(refused.contains("growing"), "{refused}");
+    backend.deactivate(&volume, mounted).unwrap();
+    let mounted = backend.activate(&volume, Access::ReadWrite).expect("it was made and is there");
+    assert_eq!(read(&mounted, "file").unwrap(), b"content");
+    assert!(total(&mounted.root) < 256 * MIB, "{}", total(&mounted.root));
+    write(&mounted, "more", b"content");
+    backend.deactivate(&volume, mounted).unwrap();
+    backend.stop().unwrap();
+}
+
 /// Writes until ENOSPC; how many bytes fitted.
 fn fill(root: &Path) -> u64 {
     let mut file = File::create(root.join("fill")).unwrap();
