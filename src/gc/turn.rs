@@ -86,22 +86,24 @@ impl Collector {
     /// in one doesn't stop the others.
     fn look(&self, scope: Scope, dry: bool) -> Report {
         let mut report = Report { dry, ..Report::default() };
+        // One moment for all of the run: what ends in the middle of it lasts to its end, and is for the next one.
+        let now = SystemTime::now();
         let _watch = self.snapshots().references().watch();
         self.sources().iter().for_each(|source| source.begin());
         let started = Instant::now();
-        let found = self.namespaces_of(scope, &mut report);
+        let found = self.namespaces_of(scope, now, &mut report);
         report.mark += started.elapsed();
         match found {
             Ok(namespaces) => {
                 for (ns, suspects) in namespaces {
-                    if let Err(error) = self.run_in(&ns, &suspects, dry, &mut report) {
+                    if let Err(error) = self.run_in(&ns, &suspects, now, dry, &mut report) {
                         report.failed.push(format!("{ns}: {}", with_causes(&error)));
                     }
                 }
             }
             Err(error) => report.failed.push(with_causes(&error)),
         }
-        report.next_expiry = self.next_end(SystemTime::now());
+        report.next_expiry = self.next_end(now);
         report
     }
 
@@ -110,9 +112,9 @@ impl Collector {
     fn namespaces_of(
         &self,
         scope: Scope,
+        now: SystemTime,
         report: &mut Report,
     ) -> Result<BTreeMap<Namespace, Suspects>> {
-        let now = SystemTime::now();
         self.learn_ends()?;
         let mut suspects = match scope {
             Some(scope) => scope,
@@ -146,7 +148,7 @@ impl Collector {
         state.holds.iter().take_while(|(end, ..)| *end <= now).cloned().collect()
     }
 
-    /// When the next lease or hold ends.
+    /// When the next lease or hold ends, of those that had not ended by then.
     fn next_end(&self, now: SystemTime) -> Option<SystemTime> {
         let state = self.scheduler.state.lock();
         let leases = state.ends.iter().map(|(end, ..)| *end).find(|end| *end > now);
