@@ -18,14 +18,14 @@ impl Collector {
     /// but changes nothing.
     pub fn collect(&self, dry: bool) -> Result<Report> {
         let _one = self.turn()?;
-        Ok(if dry { self.look(None, true) } else { self.counted(None) })
+        Ok(if dry { self.look(None, true) } else { self.counted(true) })
     }
 
     /// Does now, and waits for it, what the scheduler would do next: looks at what may have become garbage since the
     /// last run.
     pub fn catch_up(&self) -> Result<Report> {
         let _one = self.turn()?;
-        Ok(self.counted(self.take_suspects()))
+        Ok(self.counted(false))
     }
 
     fn turn(&self) -> Result<MutexGuard<'_, ()>> {
@@ -33,9 +33,13 @@ impl Collector {
         if self.is_stopping() { Err(Error::Stopping) } else { Ok(turn) }
     }
 
-    /// What comes from here on is for the next run.
-    pub(super) fn take_suspects(&self) -> Scope {
-        self.scheduler.state.lock().touched.replace(BTreeMap::new())
+    /// What comes from here on is for the next run. In one step: what came between the two would be a suspect of a run
+    /// that nothing calls for.
+    fn begin(&self, everything: bool) -> Scope {
+        let mut state = self.scheduler.state.lock();
+        state.policy.begin();
+        state.collecting = Some(std::thread::current().id());
+        if everything { None } else { state.touched.replace(BTreeMap::new()) }
     }
 
     /// What all runs did so far.
@@ -43,13 +47,9 @@ impl Collector {
         self.scheduler.state.lock().totals.clone()
     }
 
-    /// A run that the scheduler and the statistics know of.
-    pub(super) fn counted(&self, scope: Scope) -> Report {
-        {
-            let mut state = self.scheduler.state.lock();
-            state.policy.begin();
-            state.collecting = Some(std::thread::current().id());
-        }
+    /// A run that the scheduler and the statistics know of: over everything, or over what may have become garbage.
+    pub(super) fn counted(&self, everything: bool) -> Report {
+        let scope = self.begin(everything);
         let report = self.look(scope, false);
         let (now, at) =
             (self.scheduler.now(), report.next_expiry.map(|end| self.scheduler.at(end)));
