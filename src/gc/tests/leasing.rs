@@ -148,22 +148,23 @@ impl Source for Meanwhile {
         "meanwhile"
     }
 
-    fn may_have_garbage(&self, here: &Namespace) -> crate::snapshot::Result<bool> {
-        let mut once = self.end.lock();
-        if once.is_none() {
-            let end = SystemTime::now();
-            let change = LabelUpdate::Merge(expiring(end));
-            self.yard.upgrade().unwrap().label_lease(here, &lease_id("l"), change)?;
-            *once = Some(end);
-        }
-        Ok(true)
+    fn may_have_garbage(&self, _: &Namespace) -> crate::snapshot::Result<bool> {
+        Ok(false)
     }
 
     fn scan(&self, _: &Namespace, _: &mut dyn FnMut(Found)) -> crate::snapshot::Result<()> {
         Ok(())
     }
 
-    fn can_trace(&self, _: &Namespace) -> bool {
+    /// Asked by each run, just before it reads what there is.
+    fn can_trace(&self, here: &Namespace) -> bool {
+        let mut once = self.end.lock();
+        if once.is_none() {
+            let end = SystemTime::now();
+            let change = LabelUpdate::Merge(expiring(end));
+            self.yard.upgrade().unwrap().label_lease(here, &lease_id("l"), change).unwrap();
+            *once = Some(end);
+        }
         true
     }
 
@@ -192,6 +193,7 @@ fn a_lease_that_ends_during_a_run_lasts_to_its_end_and_is_the_next_ones() {
         };
         let report = run();
         assert_eq!((went(&report), report.expired.len()), (vec![], 0), "whole: {whole}");
+        assert!(report.next_expiry.is_some(), "whole: {whole}");
         assert_eq!(report.next_expiry, *meanwhile.end.lock(), "whole: {whole}");
         let report = run();
         assert_eq!((went(&report), report.expired.len()), (vec!["held".to_owned()], 1));
