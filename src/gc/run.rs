@@ -24,11 +24,12 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Collector {
-    /// Collects in one namespace: what has become garbage among the suspects, and with them.
+    /// Collects in one namespace: what has become garbage among the suspects, and with them. `now`: when the run began.
     pub(super) fn run_in(
         &self,
         ns: &Namespace,
         suspects: &Suspects,
+        now: SystemTime,
         dry: bool,
         report: &mut Report,
     ) -> Result<()> {
@@ -42,7 +43,7 @@ impl Collector {
             report.mark += started.elapsed();
             return Ok(());
         }
-        let Part { graph, roots } = self.around(ns, &sources, suspects)?;
+        let Part { graph, roots } = self.around(ns, &sources, suspects, now)?;
         self.tell_of(ns, &graph, report);
         let garbage = judge(ns, &graph, roots, &held(ns, &sources, &graph)?, report);
         report.mark += started.elapsed();
@@ -65,17 +66,18 @@ impl Collector {
         ns: &Namespace,
         sources: &[Arc<dyn Source>],
         suspects: &Suspects,
+        now: SystemTime,
     ) -> Result<Part> {
         let can_trace = sources.iter().all(|source| source.can_trace(ns));
         match suspects.to_follow(self.store().count_in(ns)).filter(|_| can_trace) {
-            Some(these) => self.trace(ns, sources, these),
-            None => self.gather(ns, sources),
+            Some(these) => self.trace(ns, sources, these, now),
+            None => self.gather(ns, sources, now),
         }
     }
 
     /// Kinds first and leases last: what is made under a lease meanwhile is found with its lease,
     /// or not at all.
-    fn gather(&self, ns: &Namespace, sources: &[Arc<dyn Source>]) -> Result<Part> {
+    fn gather(&self, ns: &Namespace, sources: &[Arc<dyn Source>], now: SystemTime) -> Result<Part> {
         let mut gathering = Gathering::default();
         for source in sources {
             source.scan(ns, &mut |found| {
@@ -83,13 +85,18 @@ impl Collector {
             })?;
         }
         let graph = gathering.finish();
-        let roots = self.leased(ns, &graph)?;
+        let roots = self.leased(ns, &graph, now)?;
         Ok(Part { graph, roots })
     }
 
-    /// What leases hold.
-    fn leased(&self, ns: &Namespace, graph: &Graph) -> Result<Vec<(usize, Depth)>> {
-        let (mut roots, now) = (Vec::new(), SystemTime::now());
+    /// What leases hold that had not ended by then.
+    fn leased(
+        &self,
+        ns: &Namespace,
+        graph: &Graph,
+        now: SystemTime,
+    ) -> Result<Vec<(usize, Depth)>> {
+        let mut roots = Vec::new();
         for lease in self.store().leases(ns)? {
             let Some(depth) = labels::reach(&lease, now) else { continue };
             for held in self.store().held_by(ns, &lease.id)? {

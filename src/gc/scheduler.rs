@@ -178,7 +178,7 @@ impl Collector {
     fn work(&self) {
         while self.wait_for_turn() {
             let _one = self.running.lock();
-            self.counted(self.take_suspects());
+            self.counted(false);
         }
     }
 

@@ -23,6 +23,7 @@ struct Trace<'a> {
     collector: &'a Collector,
     ns: &'a Namespace,
     sources: &'a [Arc<dyn Source>],
+    /// When the run began.
     now: SystemTime,
     numbers: HashMap<Resource, usize>,
     nodes: Vec<Node>,
@@ -55,9 +56,9 @@ impl Collector {
         ns: &Namespace,
         sources: &[Arc<dyn Source>],
         suspects: &BTreeSet<Resource>,
+        now: SystemTime,
     ) -> Result<Part> {
         let (numbers, nodes, leases) = Default::default();
-        let now = SystemTime::now();
         let mut trace = Trace { collector: self, ns, sources, now, numbers, nodes, leases };
         let mut search = Search::default();
         let mut asked = BTreeSet::new();

@@ -18,14 +18,14 @@ impl Collector {
     /// but changes nothing.
     pub fn collect(&self, dry: bool) -> Result<Report> {
         let _one = self.turn()?;
-        Ok(if dry { self.look(None, true) } else { self.counted(None) })
+        Ok(if dry { self.look(None, true) } else { self.counted(true) })
     }
 
     /// Does now, and waits for it, what the scheduler would do next: looks at what may have become garbage since the
     /// last run.
     pub fn catch_up(&self) -> Result<Report> {
         let _one = self.turn()?;
-        Ok(self.counted(self.take_suspects()))
+        Ok(self.counted(false))
     }
 
     fn turn(&self) -> Result<MutexGuard<'_, ()>> {
@@ -33,9 +33,13 @@ impl Collector {
         if self.is_stopping() { Err(Error::Stopping) } else { Ok(turn) }
     }
 
-    /// What comes from here on is for the next run.
-    pub(super) fn take_suspects(&self) -> Scope {
-        self.scheduler.state.lock().touched.replace(BTreeMap::new())
+    /// What comes from here on is for the next run. In one step: what came between the two would be a suspect of a run
+    /// that nothing calls for.
+    fn begin(&self, everything: bool) -> Scope {
+        let mut state = self.scheduler.state.lock();
+        state.policy.begin();
+        state.collecting = Some(std::thread::current().id());
+        if everything { None } else { state.touched.replace(BTreeMap::new()) }
     }
 
     /// What all runs did so far.
@@ -43,13 +47,9 @@ impl Collector {
         self.scheduler.state.lock().totals.clone()
     }
 
-    /// A run that the scheduler and the statistics know of.
-    pub(super) fn counted(&self, scope: Scope) -> Report {
-        {
-            let mut state = self.scheduler.state.lock();
-            state.policy.begin();
-            state.collecting = Some(std::thread::current().id());
-        }
+    /// A run that the scheduler and the statistics know of: over everything, or over what may have become garbage.
+    pub(super) fn counted(&self, everything: bool) -> Report {
+        let scope = self.begin(everything);
         let report = self.look(scope, false);
         let (now, at) =
             (self.scheduler.now(), report.next_expiry.map(|end| self.scheduler.at(end)));
@@ -86,22 +86,24 @@ impl Collector {
     /// in one doesn't stop the others.
     fn look(&self, scope: Scope, dry: bool) -> Report {
         let mut report = Report { dry, ..Report::default() };
+        // One moment for all of the run: what ends in the middle of it lasts to its end, and is for the next one.
+        let now = SystemTime::now();
         let _watch = self.snapshots().references().watch();
         self.sources().iter().for_each(|source| source.begin());
         let started = Instant::now();
-        let found = self.namespaces_of(scope, &mut report);
+        let found = self.namespaces_of(scope, now, &mut report);
         report.mark += started.elapsed();
         match found {
             Ok(namespaces) => {
                 for (ns, suspects) in namespaces {
-                    if let Err(error) = self.run_in(&ns, &suspects, dry, &mut report) {
+                    if let Err(error) = self.run_in(&ns, &suspects, now, dry, &mut report) {
                         report.failed.push(format!("{ns}: {}", with_causes(&error)));
                     }
                 }
             }
             Err(error) => report.failed.push(with_causes(&error)),
         }
-        report.next_expiry = self.next_end(SystemTime::now());
+        report.next_expiry = self.next_end(now);
         report
     }
 
@@ -110,9 +112,9 @@ impl Collector {
     fn namespaces_of(
         &self,
         scope: Scope,
+        now: SystemTime,
         report: &mut Report,
     ) -> Result<BTreeMap<Namespace, Suspects>> {
-        let now = SystemTime::now();
         self.learn_ends()?;
         let mut suspects = match scope {
             Some(scope) => scope,
@@ -146,7 +148,7 @@ impl Collector {
         state.holds.iter().take_while(|(end, ..)| *end <= now).cloned().collect()
     }
 
-    /// When the next lease or hold ends.
+    /// When the next lease or hold ends, of those that had not ended by then.
     fn next_end(&self, now: SystemTime) -> Option<SystemTime> {
         let state = self.scheduler.state.lock();
         let leases = state.ends.iter().map(|(end, ..)| *end).find(|end| *end > now);

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::gc::{Doomed, Found, Kind, Source};
 use crate::snapshot::tests::fixture::{Code, code};
 use crate::snapshot::{Error, LabelUpdate};
 use crate::types::Leased;
@@ -134,6 +135,70 @@ fn the_scheduler_ends_a_lease_in_time_unless_it_is_renewed() {
     assert_eq!(leases.into_iter().map(|lease| lease.id).collect::<Vec<_>>(), [lease_id("renewed")]);
     eventually("the run is counted", || yard.collector.totals().expired == 1);
     yard.collector.stop();
+}
+
+/// Ends a lease's time in the middle of a run: after it was asked what has ended, before it reads what holds.
+struct Meanwhile {
+    yard: std::sync::Weak<Collector>,
+    end: parking_lot::Mutex<Option<SystemTime>>,
+}
+
+impl Source for Meanwhile {
+    fn kind(&self) -> Kind {
+        "meanwhile"
+    }
+
+    fn may_have_garbage(&self, _: &Namespace) -> crate::snapshot::Result<bool> {
+        Ok(false)
+    }
+
+    fn scan(&self, _: &Namespace, _: &mut dyn FnMut(Found)) -> crate::snapshot::Result<()> {
+        Ok(())
+    }
+
+    /// Asked by each run, just before it reads what there is.
+    fn can_trace(&self, here: &Namespace) -> bool {
+        let mut once = self.end.lock();
+        if once.is_none() {
+            let end = SystemTime::now();
+            let change = LabelUpdate::Merge(expiring(end));
+            self.yard.upgrade().unwrap().label_lease(here, &lease_id("l"), change).unwrap();
+            *once = Some(end);
+        }
+        true
+    }
+
+    fn exists(&self, _: &Namespace, _: &str) -> crate::snapshot::Result<Option<bool>> {
+        Ok(None)
+    }
+
+    fn remove(&self, _: &Namespace, _: &mut Doomed<'_>) {}
+}
+
+/// It once was forgotten: what it held was taken while it could still be renewed, or stayed for ever.
+#[test]
+fn a_lease_that_ends_during_a_run_lasts_to_its_end_and_is_the_next_ones() {
+    for whole in [true, false] {
+        let yard = Yard::new();
+        yard.collect();
+        yard.catch_up();
+        let lease = yard.lease("l", &[]);
+        yard.layer("held", "", &lease, &[]); // a suspect, too
+        let (end, collector) = (parking_lot::Mutex::default(), Arc::downgrade(&yard.collector));
+        let meanwhile = Arc::new(Meanwhile { yard: collector, end });
+        yard.collector.register(meanwhile.clone());
+        let run = || match whole {
+            true => yard.collector.collect(false).unwrap(),
+            false => yard.collector.catch_up().unwrap(),
+        };
+        let report = run();
+        assert_eq!((went(&report), report.expired.len()), (vec![], 0), "whole: {whole}");
+        assert!(report.next_expiry.is_some(), "whole: {whole}");
+        assert_eq!(report.next_expiry, *meanwhile.end.lock(), "whole: {whole}");
+        let report = run();
+        assert_eq!((went(&report), report.expired.len()), (vec!["held".to_owned()], 1));
+        assert_eq!(report.next_expiry, None);
+    }
 }
 
 #[test]
