@@ -230,3 +230,43 @@ impl<T> Asked<T> for std::result::Result<T, Status> {
         self.map_err(|status| Error::Refused { what: what(), status: Box::new(status) })
     }
 }
+
+/// What removing `of` things came to. One failure is the command's; of several each is reported, and
+/// the first decides the exit code.
+pub(super) fn several(mut errors: Vec<Error>, of: usize) -> Result<()> {
+    let Some(code) = errors.first().map(Error::exit_code) else { return Ok(()) };
+    if of == 1
+        && let Some(error) = errors.pop()
+    {
+        return Err(error);
+    }
+    for error in &errors {
+        eprintln!("{}", error.report());
+    }
+    Err(Error::Several { failed: errors.len(), of, code })
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    fn refused(status: Status) -> Error {
+        Err::<(), _>(status).asked(|| "remove \"a\"".to_owned()).unwrap_err()
+    }
+
+    #[test]
+    fn of_several_removals_the_first_failure_decides_the_exit_code() {
+        let errors = vec![refused(Status::not_found("gone")), refused(Status::internal("broken"))];
+        assert_eq!(several(errors, 3).unwrap_err().exit_code(), ExitCode::NotFound);
+        assert!(several(Vec::new(), 3).is_ok());
+    }
+
+    #[test]
+    fn a_single_removal_fails_with_its_own_error() {
+        let error =
+            several(vec![refused(Status::failed_precondition("has children"))], 1).unwrap_err();
+        assert_eq!(error.report(), "thinfs: cannot remove \"a\": has children");
+    }
+}

@@ -1,7 +1,7 @@
 //! `image`: names for chains of layers.
 
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Error, Result, several};
 use super::layer::print_removed;
 use super::layer_args::ImageCommand;
 use super::layer_json;
@@ -28,13 +28,16 @@ pub(super) async fn run(
         ImageCommand::Path { name } => path(&name, client, out).await,
         ImageCommand::Export { name } => export(name, client).await,
         ImageCommand::Rm { names } => {
+            let (of, mut errors) = (names.len(), Vec::new());
             for name in names {
                 let request = layers::RemoveImageRequest { name: name.clone() };
                 let reply = client.layers.remove_image(request).await;
-                let reply = reply.asked(|| format!("remove image {name:?}"))?;
-                print_removed(reply.into_inner(), out)?;
+                match reply.asked(|| format!("remove image {name:?}")) {
+                    Ok(reply) => print_removed(reply.into_inner(), out)?,
+                    Err(error) => errors.push(error),
+                }
             }
-            Ok(())
+            several(errors, of)
         }
     }
 }

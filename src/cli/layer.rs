@@ -1,7 +1,7 @@
 //! `layer`: OCI layers.
 
 use super::client::Client;
-use super::error::{Asked, Error, ExitCode, Result};
+use super::error::{Asked, Result, several};
 use super::layer_args::LayerCommand;
 use super::moving::{Input, follow, stdout_descriptor};
 use super::output::{Out, age, number, size, text, time};
@@ -171,22 +171,16 @@ async fn get(chain: String, client: &mut Client) -> Result<()> {
 }
 
 async fn release(chains: Vec<String>, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
-    let (of, mut failed, mut code) = (chains.len(), 0, ExitCode::Error);
+    let (of, mut errors) = (chains.len(), Vec::new());
     for chain in chains {
         let request = layers::ReleaseRequest { chain_id: chain.clone() };
         let reply = client.layers.release(request).await;
         match reply.asked(|| format!("release layer {chain}")) {
             Ok(reply) => print_removed(reply.into_inner(), out)?,
-            Err(error) => {
-                if failed == 0 {
-                    code = error.exit_code();
-                }
-                failed += 1;
-                eprintln!("{}", error.report());
-            }
+            Err(error) => errors.push(error),
         }
     }
-    if failed > 0 { Err(Error::Several { failed, of, code }) } else { Ok(()) }
+    several(errors, of)
 }
 
 /// A line for each layer that went.
@@ -209,7 +203,7 @@ pub(super) fn change_of(change: layers::RwChange) -> crate::grpc::proto::thinfs:
     }
 }
 
-/// What a read-write layer holds of its own.
-pub(super) fn usage_of(layer: &layers::Rw) -> json::Usage {
-    json::Usage { size: layer.size, inodes: layer.inodes }
+/// What a read-write layer holds of its own, where that was asked for and could be measured.
+pub(super) fn usage_of(layer: &layers::Rw) -> Option<json::Usage> {
+    Some(json::Usage { size: layer.size?, inodes: layer.inodes? })
 }

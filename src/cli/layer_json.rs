@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::json::Usage;
+use super::layer::usage_of;
 use super::output::time;
 use crate::grpc::proto::thinfs::layers::v1 as layers;
 
@@ -118,9 +119,10 @@ pub(super) struct Rw {
     path: String,
 }
 
-impl Rw {
-    pub(super) fn new(layer: layers::Rw, usage: Option<Usage>) -> Self {
+impl From<layers::Rw> for Rw {
+    fn from(layer: layers::Rw) -> Self {
         Self {
+            usage: usage_of(&layer),
             name: layer.name,
             parent: none_if_empty(layer.parent),
             init: layer.has_init,
@@ -128,7 +130,6 @@ impl Rw {
             storage: layer.storage,
             references: layer.references,
             created: layer.created.map(time),
-            usage,
             path: layer.path,
         }
     }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Error, Result, several};
 use super::gc_args::{
     HoldArgs, LeaseCommand, LeaseCreateArgs, LeaseIdArgs, LeaseRenewArgs, LeaseRmArgs, LeaseRunArgs,
 };
@@ -152,13 +152,14 @@ fn renewal(client: &Client, id: &str, ttl: Duration) -> admin::UpdateLeaseReques
 }
 
 async fn rm(args: LeaseRmArgs, client: &mut Client) -> Result<()> {
+    let (of, mut errors) = (args.ids.len(), Vec::new());
     for id in args.ids {
         let what = format!("delete lease {id:?}");
         let request = admin::DeleteLeaseRequest { namespace: client.ns(), id, collect: args.wait };
         let reply = during(|| "collecting".to_owned(), client.leases.delete(request)).await;
-        reply.asked(|| what)?;
+        errors.extend(reply.asked(|| what).err());
     }
-    Ok(())
+    several(errors, of)
 }
 
 /// Makes a lease, runs the command with it in its environment, renews it meanwhile, and deletes it

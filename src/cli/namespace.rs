@@ -3,7 +3,7 @@
 use std::io;
 
 use super::client::Client;
-use super::error::{Asked, Result};
+use super::error::{Asked, Result, several};
 use super::gc_args::{NamespaceCommand, NamespaceCreateArgs};
 use super::json;
 use super::output::{Out, age, printable, text};
@@ -27,12 +27,13 @@ pub(super) async fn namespace(
             reply.asked(|| format!("label namespace {name:?}")).map(drop)
         }
         NamespaceCommand::Rm { names } => {
+            let (of, mut errors) = (names.len(), Vec::new());
             for name in names {
                 let request = admin::DeleteNamespaceRequest { name: name.clone() };
                 let reply = client.namespaces.delete(request).await;
-                reply.asked(|| format!("delete namespace {name:?}"))?;
+                errors.extend(reply.asked(|| format!("delete namespace {name:?}")).err());
             }
-            Ok(())
+            several(errors, of)
         }
     }
 }

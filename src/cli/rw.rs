@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::client::Client;
 use super::diff::print_change;
-use super::error::{Asked, Result};
+use super::error::{Asked, Result, several};
 use super::layer::{change_of, print_imported, print_removed, usage_of};
 use super::layer_args::RwCommand;
 use super::layer_json;
@@ -31,7 +31,7 @@ pub(super) async fn run(command: RwCommand, client: &mut Client, out: &mut Out<'
             let reply = client.layers.get_rw(layers::RwRequest { name: name.clone() }).await;
             made(reply.asked(|| format!("get read-write layer {name:?}"))?.into_inner(), out)
         }
-        RwCommand::Ls { usage } => print_list(all(String::new(), usage, client).await?, usage, out),
+        RwCommand::Ls { usage } => print_list(all(String::new(), usage, client).await?, out),
         RwCommand::Info { name } => info(name, client, out).await,
         RwCommand::Changes { name } => changes(name, client, out).await,
         RwCommand::Commit { name } => {
@@ -41,13 +41,16 @@ pub(super) async fn run(command: RwCommand, client: &mut Client, out: &mut Out<'
             print_imported(reply.asked(|| what)?, out)
         }
         RwCommand::Rm { names } => {
+            let (of, mut errors) = (names.len(), Vec::new());
             for name in names {
                 let reply =
                     client.layers.release_rw(layers::RwRequest { name: name.clone() }).await;
-                let reply = reply.asked(|| format!("release read-write layer {name:?}"))?;
-                print_removed(reply.into_inner(), out)?;
+                match reply.asked(|| format!("release read-write layer {name:?}")) {
+                    Ok(reply) => print_removed(reply.into_inner(), out)?,
+                    Err(error) => errors.push(error),
+                }
             }
-            Ok(())
+            several(errors, of)
         }
     }
 }
@@ -59,7 +62,7 @@ fn storage(size: Option<crate::config::Bytes>) -> BTreeMap<String, String> {
 /// Prints the directory, so that `cd "$(thinfs rw create …)"` works.
 fn made(layer: layers::Rw, out: &mut Out) -> Result<()> {
     if out.json {
-        out.object(&layer_json::Rw::new(layer, None))?;
+        out.object(&layer_json::Rw::from(layer))?;
     } else {
         out.line(layer.path)?;
     }
@@ -73,20 +76,19 @@ async fn all(name: String, usage: bool, client: &mut Client) -> Result<Vec<layer
     Ok(reply.asked(|| "list read-write layers".to_owned())?.into_inner().layers)
 }
 
-fn print_list(layers: Vec<layers::Rw>, usage: bool, out: &mut Out) -> Result<()> {
+pub(super) fn print_list(layers: Vec<layers::Rw>, out: &mut Out) -> Result<()> {
     if out.json {
         for layer in layers {
-            let usage = usage.then(|| usage_of(&layer));
-            out.object(&layer_json::Rw::new(layer, usage))?;
+            out.object(&layer_json::Rw::from(layer))?;
         }
         return Ok(());
     }
-    let now = out.now;
+    let (now, dash) = (out.now, || "-".to_owned());
     let rows = layers.iter().map(|layer| {
         [
             printable(&layer.name),
-            if layer.parent.is_empty() { "-".to_owned() } else { layer.parent.clone() },
-            if usage { size(layer.size) } else { "-".to_owned() },
+            if layer.parent.is_empty() { dash() } else { layer.parent.clone() },
+            usage_of(layer).map_or_else(dash, |usage| size(usage.size)),
             layer.references.to_string(),
             layer.created.map(|created| age(created, now)).unwrap_or_default(),
         ]
@@ -97,11 +99,12 @@ fn print_list(layers: Vec<layers::Rw>, usage: bool, out: &mut Out) -> Result<()>
 
 async fn info(name: String, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     for layer in all(name, true, client).await? {
-        let usage = usage_of(&layer);
         if out.json {
-            out.object(&layer_json::Rw::new(layer, Some(usage)))?;
+            out.object(&layer_json::Rw::from(layer))?;
             continue;
         }
+        let usage = usage_of(&layer);
+        let inodes = usage.as_ref().map(|usage| usage.inodes.to_string());
         let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let storage = layer.storage.iter().map(|(key, value)| format!("{key}={value}"));
         out.fields(&[
@@ -111,8 +114,8 @@ async fn info(name: String, client: &mut Client, out: &mut Out<'_>) -> Result<()
             ("mount label", dash(&layer.mount_label)),
             ("storage", dash(&storage.collect::<Vec<_>>().join("\n"))),
             ("references", layer.references.to_string()),
-            ("size", size(usage.size)),
-            ("inodes", usage.inodes.to_string()),
+            ("size", dash(&usage.map(|usage| size(usage.size)).unwrap_or_default())),
+            ("inodes", dash(&inodes.unwrap_or_default())),
             ("created", layer.created.map(time).unwrap_or_default()),
             ("path", layer.path.clone()),
         ])?;

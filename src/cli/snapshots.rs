@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::args::{CommitArgs, KeyArgs, LabelArgs, MountsArgs, PrepareArgs, RmArgs, ViewArgs};
 use super::client::Client;
-use super::error::{Asked, Error, Result};
+use super::error::{Asked, Result, several};
 use super::json;
 use super::output::{Out, printable, shell_word, size, text, time};
 use super::progress::during;
@@ -87,20 +87,6 @@ pub(super) async fn remove(args: RmArgs, client: &mut Client) -> Result<()> {
     several(errors, of)
 }
 
-/// One failure is the command's; of several each is reported, and the first decides the exit code.
-fn several(mut errors: Vec<Error>, of: usize) -> Result<()> {
-    let Some(code) = errors.first().map(Error::exit_code) else { return Ok(()) };
-    if of == 1
-        && let Some(error) = errors.pop()
-    {
-        return Err(error);
-    }
-    for error in &errors {
-        eprintln!("{}", error.report());
-    }
-    Err(Error::Several { failed: errors.len(), of, code })
-}
-
 pub(super) async fn info(args: KeyArgs, client: &mut Client, out: &mut Out<'_>) -> Result<()> {
     let request = admin::StatRequest { namespace: client.ns(), key: args.key.clone() };
     let reply = client.admin.stat(request).await;
@@ -181,30 +167,4 @@ pub(super) async fn label(args: LabelArgs, client: &mut Client, out: &mut Out<'_
         out.object(&json::Snapshot::from(snapshot))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use tonic::Status;
-
-    use super::*;
-    use crate::cli::ExitCode;
-
-    fn refused(status: Status) -> Error {
-        Err::<(), _>(status).asked(|| "remove \"a\"".to_owned()).unwrap_err()
-    }
-
-    #[test]
-    fn of_several_removals_the_first_failure_decides_the_exit_code() {
-        let errors = vec![refused(Status::not_found("gone")), refused(Status::internal("broken"))];
-        assert_eq!(several(errors, 3).unwrap_err().exit_code(), ExitCode::NotFound);
-        assert!(several(Vec::new(), 3).is_ok());
-    }
-
-    #[test]
-    fn a_single_removal_fails_with_its_own_error() {
-        let error =
-            several(vec![refused(Status::failed_precondition("has children"))], 1).unwrap_err();
-        assert_eq!(error.report(), "thinfs: cannot remove \"a\": has children");
-    }
 }

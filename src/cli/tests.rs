@@ -571,3 +571,34 @@ fn a_finding_is_shown_with_what_can_be_done_about_it() {
         "thinfs: 2 disagreements\n  help: `thinfs check --repair` mends 1 of them"
     );
 }
+
+#[test]
+fn a_usage_that_could_not_be_measured_is_null_and_a_dash() {
+    use crate::grpc::proto::thinfs::layers::v1::Rw;
+    let rw = |name: &str, usage: Option<(u64, u64)>| Rw {
+        name: name.into(),
+        references: 1,
+        size: usage.map(|(size, _)| size),
+        inodes: usage.map(|(_, inodes)| inodes),
+        ..Default::default()
+    };
+    let print = |json| {
+        let layers = vec![rw("empty", Some((0, 0))), rw("unknown", None)];
+        printed(json, |out| {
+            rw::print_list(layers, out).unwrap();
+            Ok(())
+        })
+    };
+    let lines = print(true);
+    let [empty, unknown] = lines.lines().collect::<Vec<_>>().try_into().unwrap();
+    assert!(empty.contains(r#""usage":{"size":0,"inodes":0}"#), "{empty}");
+    assert!(unknown.contains(r#""usage":null"#), "{unknown}");
+    let expected = "\
+NAME     PARENT  SIZE  REFS  AGE
+empty    -        0 B     1
+unknown  -          -     1
+";
+    let trimmed =
+        |text: &str| text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+    assert_eq!(trimmed(&print(false)), trimmed(expected));
+}

@@ -81,7 +81,6 @@ pub(super) fn image(context: &Context, name: &GivenName, image: &Image) -> Resul
 
 pub(super) fn rw(context: &Context, info: RwInfo, usage: Option<Usage>) -> layers::Rw {
     let RwInfo { name, layer, key } = info;
-    let usage = usage.unwrap_or_default();
     layers::Rw {
         name: name.to_string(),
         parent: layer.parent.map(|parent| parent.to_string()).unwrap_or_default(),
@@ -90,8 +89,8 @@ pub(super) fn rw(context: &Context, info: RwInfo, usage: Option<Usage>) -> layer
         storage: layer.storage,
         references: layer.references,
         created: Some(layer.created.into()),
-        size: usage.size,
-        inodes: usage.inodes,
+        size: usage.map(|usage| usage.size),
+        inodes: usage.map(|usage| usage.inodes),
         path: context.directory_of(context.layers.namespace(), Kind::Active, &key),
     }
 }

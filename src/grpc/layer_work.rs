@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::call::{Answers, working};
+use super::call::{self, Answers, working};
 use super::layer_convert as convert;
 use super::passed::Patient;
 use super::proto::thinfs::layers::v1 as layers;
+use super::status::with_causes;
 use super::{Context, layer_status};
 use crate::layer_store::image::{ImportImage, Source};
 use crate::layer_store::{
@@ -36,6 +37,15 @@ where
         move || stopped.cancel.store(true, Ordering::Relaxed),
         move || work(&progress).map_err(layer_status::of),
     )
+}
+
+/// Runs `work` on a blocking thread; the flag that it gets is set when the caller goes away.
+pub(super) async fn cancellable<T, F>(work: F) -> std::result::Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce(&AtomicBool) -> Result<T> + Send + 'static,
+{
+    call::cancellable(move |cancel| Ok(work(cancel))).await?.map_err(layer_status::of)
 }
 
 fn progress_of(progress: &Progress) -> layers::Progress {
@@ -66,7 +76,7 @@ pub(super) fn import(
     if let Some(length) = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len()) {
         progress.total.store(length, Ordering::Relaxed);
     }
-    let input = Counting::new(Patient { file, cancel: &progress.cancel }, progress);
+    let input = Counting::new(Patient::new(file, &progress.cancel), progress);
     let register = Register { parent, expected: None, holder: Holder::User, progress };
     imported(context, context.layers.register(input, register)?, progress)
 }
@@ -103,7 +113,8 @@ pub(super) fn export(
     flat: bool,
     progress: &Progress,
 ) -> Result<layers::ExportReply> {
-    let out = Counting::writing(File::from(output), progress);
+    let out = Patient::new(File::from(output), &progress.cancel);
+    let out = Counting::writing(out, progress);
     let diff_id = if flat || from.is_some() {
         context.layers.tar_stream_from(chain, from.as_ref(), out, &progress.cancel)?.diff_id
     } else {
@@ -121,7 +132,8 @@ pub(super) fn import_image(
     only: Option<&str>,
     progress: &Progress,
 ) -> Result<layers::ImportReply> {
-    let source = Source::open(&context.layers, input, progress)?;
+    let waiting = |file| Patient::new(file, &progress.cancel);
+    let source = Source::open(&context.layers, input, waiting, progress)?;
     let imported = context.layers.import_image(&source, ImportImage { name, only, progress })?;
     (context.settle)();
     let images = imported.into_iter().map(|image| layers::ImportedImage {
@@ -143,7 +155,8 @@ pub(super) fn export_image(
     name: &GivenName,
     progress: &Progress,
 ) -> Result<layers::ExportReply> {
-    context.layers.export_image(name, File::from(output), progress)?;
+    let out = Patient::new(File::from(output), &progress.cancel);
+    context.layers.export_image(name, out, progress)?;
     Ok(export_progress(progress_of(progress)))
 }
 
@@ -151,6 +164,7 @@ pub(super) fn create_rw(
     context: &Context,
     request: layers::CreateRwRequest,
     init: Option<OwnedFd>,
+    cancel: &AtomicBool,
 ) -> Result<RwInfo> {
     let invalid = |text: String| Error::InvalidArgument(text);
     let name = GivenName::new(request.name).map_err(|e| invalid(e.to_string()))?;
@@ -170,7 +184,7 @@ pub(super) fn create_rw(
         Some(init) => {
             let mut file = Some(File::from(init));
             unpack = move |root: std::os::fd::BorrowedFd<'_>| match file.take() {
-                Some(file) => Ok(context.layers.unpack_into(root, file)?),
+                Some(file) => context.layers.unpack_into(root, Patient::new(file, cancel), cancel),
                 None => Ok(()),
             };
             Some(&mut unpack)
@@ -184,14 +198,21 @@ pub(super) fn list_rw(
     context: &Context,
     name: Option<&GivenName>,
     usage: bool,
+    cancel: &AtomicBool,
 ) -> Result<Vec<layers::Rw>> {
     let infos = match name {
         Some(name) => vec![context.layers.rw(name)?],
         None => context.layers.rw_layers()?,
     };
-    let never = AtomicBool::new(false);
-    // One that is going away meanwhile is listed without its usage.
-    let usage_of = |info: &RwInfo| context.layers.rw_size(&info.name, &never).ok();
+    // One that can't be measured, or is going away meanwhile, is listed without its usage.
+    let usage_of = |info: &RwInfo| match context.layers.rw_size(&info.name, cancel) {
+        Ok(usage) => Some(usage),
+        Err(error) => {
+            let error = with_causes(&error);
+            tracing::warn!(%error, name = %info.name, "a read-write layer is listed without its usage");
+            None
+        }
+    };
     let encode = |info: RwInfo| {
         let usage = if usage { usage_of(&info) } else { None };
         convert::rw(context, info, usage)

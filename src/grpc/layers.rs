@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::call::{Answers, blocking_for, stream};
-use super::layer_work::{self, work};
+use super::layer_work::{self, cancellable, work};
 use super::proto::thinfs::layers::v1::{
     CreateRwRequest, ExportImageRequest, ExportReply, ExportRequest, GetRequest,
     ImportImageRequest, ImportReply, ImportRequest, Layer, ListImagesReply, ListImagesRequest,
@@ -165,8 +165,8 @@ impl layers_server::Layers for Layers {
         let (context, sender) = (Arc::clone(&self.0), passed::sender(&request));
         let mut request = request.into_inner();
         let init = request.init.take().map(|init| passed::take(sender, Some(init))).transpose()?;
-        let made = blocking_for(move || {
-            let made = layer_work::create_rw(&context, request, init)?;
+        let made = cancellable(move |cancel| {
+            let made = layer_work::create_rw(&context, request, init, cancel)?;
             (context.settle)();
             Ok(convert::rw(&context, made, None))
         });
@@ -186,8 +186,9 @@ impl layers_server::Layers for Layers {
     async fn list_rw(&self, request: Request<ListRwRequest>) -> Reply<ListRwReply> {
         let (context, request) = (Arc::clone(&self.0), request.into_inner());
         let name = convert::optional_name(&request.name)?;
-        let layers =
-            blocking_for(move || layer_work::list_rw(&context, name.as_ref(), request.usage));
+        let layers = cancellable(move |cancel| {
+            layer_work::list_rw(&context, name.as_ref(), request.usage, cancel)
+        });
         Ok(Response::new(ListRwReply { layers: layers.await? }))
     }
 

@@ -26,7 +26,7 @@
 //! One table of key locks ([`Locks`](crate::snapshot::locks)), before any lock of the snapshots: a
 //! layer is held shared by who comes to stand on it, exclusively by who counts its users or removes
 //! it. A name (of an image, of a read-write layer) is held exclusively by who changes it. Nothing is
-//! held while a layer is unpacked.
+//! held while a layer, or an init layer, is unpacked: what is below is kept by a reference.
 
 mod cleanup;
 mod collected;

@@ -83,6 +83,11 @@ impl Records {
         Ok(removed)
     }
 
+    /// Where they are.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A file without a name, for what must be read twice.
     pub(super) fn scratch(&self) -> Result<File> {
         tempfile_in(&self.dir).map_err(failed("making a scratch file in", &self.dir))

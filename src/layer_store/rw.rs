@@ -15,10 +15,10 @@ use super::{IMPORT, LayerStore, RW, keys};
 use crate::crashpoint::Step;
 use crate::layer::{self, Limits, Options, Written};
 use crate::meta::Batch;
-use crate::snapshot::locks::Mode;
+use crate::snapshot::locks::{Held, Mode};
 use crate::snapshot::{Info, MAX_SIZE_LABEL};
 use crate::tree::{self, ChangeKind};
-use crate::types::{ChainId, GivenName, Labels, RwLayer, SnapshotKey, Usage};
+use crate::types::{ChainId, GivenName, Holder, Labels, RwLayer, SnapshotKey, Usage};
 
 /// The storage option that says how large the layer's filesystem is, in bytes.
 const SIZE: &str = "size";
@@ -53,96 +53,146 @@ pub struct RwInfo {
 
 impl LayerStore {
     /// Makes a read-write layer, with one reference. Any number can be made at once, on one parent
-    /// too: none waits for another.
+    /// too: none waits for another. Its init layer is made before the name is taken: of two that
+    /// are made under one name, the first that is complete gets it.
     ///
     /// After a crash, either all of it is there, or nothing: an init layer without its read-write
     /// layer goes at the next start.
     pub fn create_rw(&self, name: &GivenName, create: CreateRw<'_>) -> Result<RwInfo> {
-        let labels = labels(&create.storage)?;
-        let key = keys::rw(name);
-        let parent_key = create.parent.as_ref().map(keys::layer);
-        let mut wanted = vec![(&key, Mode::Exclusive)];
-        wanted.extend(parent_key.iter().map(|key| (key, Mode::Shared)));
-        let _held = self.locks.hold(&self.ns, &wanted);
-        if self.store().rw_layer(name)?.is_some() {
-            return Err(Error::RwExists(name.to_string()));
-        }
-        if let Some(parent) = &create.parent {
-            self.existing(parent)?;
-        }
-        let init = match create.init {
-            None => None,
-            Some(init) => Some(self.make_init(name, parent_key.as_ref(), &labels, init)?),
-        };
+        let CreateRw { parent, init, mount_label, storage } = create;
+        let labels = labels(&storage)?;
         let layer = RwLayer {
-            parent: create.parent,
+            parent,
             snapshot: crate::types::SnapshotId(0),
-            init: init.as_ref().map(|init| init.snapshot.id),
-            mount_label: create.mount_label,
-            storage: create.storage,
+            init: None,
+            mount_label,
+            storage,
             references: 1,
             created: SystemTime::now(),
         };
-        let below = init.as_ref().map(|init| &init.key).or(parent_key.as_ref());
-        let made = self.put_rw(name, &key, below, labels, layer);
-        if let (Err(_), Some(init)) = (&made, &init) {
-            self.undo(&init.key);
+        let Some(init) = init else {
+            let _held = self.hold_rw(name, parent.as_ref())?;
+            let below = parent.as_ref().map(keys::layer);
+            return self.put_rw(name, below.as_ref(), labels, layer);
+        };
+        let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
+        let working = self.work_on(IMPORT, &key);
+        let import = self.begin_init(name, &key, parent, &labels)?;
+        let made = self
+            .fill_init(&import, init)
+            .and_then(|()| self.put_rw_on_init(name, &import, labels, layer));
+        if made.is_err()
+            && let Err(error) = self.abandon_init(&import, parent)
+        {
+            tracing::warn!(%error, key = %import.key, "an init layer is left to the collector");
+            drop(working);
+            self.leave();
         }
         made
+    }
+
+    /// Holds the name of a read-write layer that is to be made, and its parent.
+    fn hold_rw(&self, name: &GivenName, parent: Option<&ChainId>) -> Result<Held<'_>> {
+        let (key, parent_key) = (keys::rw(name), parent.map(keys::layer));
+        let mut wanted = vec![(&key, Mode::Exclusive)];
+        wanted.extend(parent_key.iter().map(|key| (key, Mode::Shared)));
+        let held = self.locks.hold(&self.ns, &wanted);
+        if self.store().rw_layer(name)?.is_some() {
+            return Err(Error::RwExists(name.to_string()));
+        }
+        if let Some(parent) = parent {
+            self.existing(parent)?;
+        }
+        Ok(held)
     }
 
     fn put_rw(
         &self,
         name: &GivenName,
-        key: &SnapshotKey,
         below: Option<&SnapshotKey>,
         labels: Labels,
         mut layer: RwLayer,
     ) -> Result<RwInfo> {
-        self.snapshots.prepare_with(&self.ns, key, below, labels, &mut |info, batch| {
+        let key = keys::rw(name);
+        self.snapshots.prepare_with(&self.ns, &key, below, labels, &mut |info, batch| {
             layer.snapshot = info.snapshot.id;
             batch.put_rw_layer(name, &layer);
+            if let (Some(parent), Some(init)) = (&layer.parent, layer.init) {
+                batch.put_layer_ref(parent, &Holder::Import(init), 0);
+            }
         })?;
         tracing::info!(%name, parent = ?layer.parent, "read-write layer made");
-        Ok(RwInfo { name: name.clone(), layer, key: key.clone() })
+        Ok(RwInfo { name: name.clone(), layer, key })
     }
 
-    /// The parent is held meanwhile, so it needs no reference until the batch of the read-write
-    /// layer gives it one; its snapshot has a child.
-    fn make_init(
+    /// An active snapshot on the parent, with a reference that keeps the parent while nobody holds it.
+    fn begin_init(
         &self,
         name: &GivenName,
-        parent: Option<&SnapshotKey>,
+        key: &SnapshotKey,
+        parent: Option<ChainId>,
         labels: &Labels,
-        init: &mut Fill<'_>,
     ) -> Result<Info> {
-        let key = keys::import(self.imports.fetch_add(1, Ordering::Relaxed));
-        let working = self.work_on(IMPORT, &key);
-        let info =
-            self.snapshots.prepare_with(&self.ns, &key, parent, labels.clone(), &mut |_, _| {})?;
-        let mut initialise = || {
-            let opened = self.snapshots.open(info.snapshot.id)?;
-            let writer = opened.pin.writer().map_err(crate::snapshot::Error::from)?;
-            init(opened.pin.root())?;
-            drop(writer);
-            let name = keys::init(name);
-            let labels = Labels::new();
-            let nothing = &mut |_: &Info, _: &mut Batch| {};
-            Ok(self.snapshots.commit_with(&self.ns, &name, &key, labels, None, nothing)?)
+        let _held = self.hold_rw(name, parent.as_ref())?;
+        let below = parent.as_ref().map(keys::layer);
+        let also = &mut |info: &Info, batch: &mut Batch| {
+            if let Some(parent) = &parent {
+                batch.put_layer_ref(parent, &Holder::Import(info.snapshot.id), 1);
+            }
         };
-        let made: Result<Info> = initialise();
-        drop(working);
-        if made.is_err() {
-            self.undo(&key);
+        Ok(self.snapshots.prepare_with(&self.ns, key, below.as_ref(), labels.clone(), also)?)
+    }
+
+    fn fill_init(&self, import: &Info, init: &mut Fill<'_>) -> Result<()> {
+        let opened = self.snapshots.open(import.snapshot.id)?;
+        let _writer = opened.pin.writer().map_err(crate::snapshot::Error::from)?;
+        init(opened.pin.root())
+    }
+
+    /// 1. the filled snapshot becomes the init layer;
+    /// 2. one batch makes the read-write layer on it, whose hold on the parent replaces the import's.
+    fn put_rw_on_init(
+        &self,
+        name: &GivenName,
+        import: &Info,
+        labels: Labels,
+        mut layer: RwLayer,
+    ) -> Result<RwInfo> {
+        let _held = self.hold_rw(name, layer.parent.as_ref())?;
+        let key = keys::init(name);
+        let nothing = &mut |_: &Info, _: &mut Batch| {};
+        self.snapshots.commit_with(&self.ns, &key, &import.key, Labels::new(), None, nothing)?;
+        layer.init = Some(import.snapshot.id);
+        let made = self.put_rw(name, Some(&key), labels, layer);
+        // While the name is held: the next one of this name has an init layer of this key.
+        if made.is_err()
+            && let Err(error) = self.snapshots.remove_with(&self.ns, &key, &mut |_, _| {})
+        {
+            tracing::warn!(%error, %key, "an init layer is left to the collector");
+            self.leave();
         }
         made
     }
 
-    fn undo(&self, key: &SnapshotKey) {
-        if let Err(error) = self.snapshots.remove_with(&self.ns, key, &mut |_, _| {}) {
-            tracing::warn!(%error, %key, "an unfinished snapshot is left to the collector");
-            self.leave();
+    /// Removes what was made for an init layer. The parent may have lost its last other reference meanwhile.
+    fn abandon_init(&self, import: &Info, parent: Option<ChainId>) -> Result<()> {
+        let forget = |batch: &mut Batch| {
+            if let Some(parent) = &parent {
+                batch.put_layer_ref(parent, &Holder::Import(import.snapshot.id), 0);
+            }
+        };
+        let removed =
+            self.snapshots.remove_with(&self.ns, &import.key, &mut |_, batch| forget(batch));
+        match removed {
+            // It had become an init layer, and is gone.
+            Err(crate::snapshot::Error::NotFound(_)) => {
+                let mut batch = Batch::of(Step::StoreLayer);
+                forget(&mut batch);
+                self.store().write(batch)?;
+            }
+            removed => drop(removed?),
         }
+        self.collect(parent, &mut Vec::new())
     }
 
     /// The read-write layer with this name, with one reference more.
@@ -233,9 +283,14 @@ impl LayerStore {
     }
 
     /// Unpacks a tar below `root`: for an init layer that is given as one.
-    pub fn unpack_into(&self, root: BorrowedFd<'_>, tar: impl Read + Send) -> Result<()> {
-        let (cancel, done) = (AtomicBool::new(false), AtomicU64::new(0));
-        let options = Options { limits: Limits::default(), cancel: &cancel, done: &done };
+    pub fn unpack_into(
+        &self,
+        root: BorrowedFd<'_>,
+        tar: impl Read + Send,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        let done = AtomicU64::new(0);
+        let options = Options { limits: Limits::default(), cancel, done: &done };
         layer::apply(root, tar, &mut (), options)?;
         Ok(())
     }

@@ -61,7 +61,7 @@ impl LayerStore {
         announce(source, &found, import.progress)?;
         let mut imported = Vec::new();
         for image in found {
-            let names = names(&image, import.name.as_ref())?;
+            let names = names(&image, &import)?;
             imported.extend(self.import_one(source, image, names, import.progress)?);
         }
         Ok(imported)
@@ -220,20 +220,27 @@ fn announce(source: &Source, found: &[Found], progress: &Progress) -> Result<()>
     Ok(())
 }
 
-/// What to call the image. A tag alone is no name.
-fn names(image: &Found, given: Option<&GivenName>) -> Result<Vec<GivenName>> {
-    if let Some(name) = given {
+/// What to call the image.
+fn names(image: &Found, import: &ImportImage<'_>) -> Result<Vec<GivenName>> {
+    if let Some(name) = &import.name {
         return Ok(vec![name.clone()]);
     }
-    let best = image.names.iter().find(|name| name.contains([':', '/'])).or(image.names.first());
-    match best {
-        Some(name) => {
-            let name = GivenName::new(name.clone())
-                .map_err(|error| Error::InvalidImage(error.to_string()))?;
-            Ok(vec![name])
-        }
-        None => Err(Error::InvalidArgument(
+    let best = || {
+        // A tag alone is no name.
+        image.names.iter().find(|name| name.contains([':', '/'])).or(image.names.first())
+    };
+    let chosen: Vec<&String> = match import.only {
+        _ if !image.all => best().into_iter().collect(),
+        Some(only) => image.names.iter().filter(|name| *name == only).collect(),
+        None => image.names.iter().collect(),
+    };
+    if chosen.is_empty() {
+        return Err(Error::InvalidArgument(
             "the file doesn't say what its image is called: give a name".to_owned(),
-        )),
+        ));
     }
+    let name = |name: &String| {
+        GivenName::new(name.clone()).map_err(|error| Error::InvalidImage(error.to_string()))
+    };
+    chosen.into_iter().map(name).collect()
 }

@@ -1,5 +1,7 @@
 //! Which images a source holds: OCI's `index.json`, or docker's `manifest.json`.
 
+use std::collections::HashSet;
+
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +18,8 @@ const MOST_NESTED: u32 = 4;
 pub(super) struct Found {
     /// Its names there, best first.
     pub(super) names: Vec<String>,
+    /// Whether they are names of equal rank, as docker's are; else each says the same in another way.
+    pub(super) all: bool,
     /// Its configuration.
     pub(super) config: Vec<u8>,
     /// From the base upward: the member that holds the layer, and what its tar must be.
@@ -35,7 +39,8 @@ pub(super) fn images(source: &Source) -> Result<Vec<Found>> {
         return Err(invalid(&format!("it has no image for {}", machine().architecture)));
     }
     for image in &mut images {
-        image.names.dedup();
+        let mut seen = HashSet::new();
+        image.names.retain(|name| seen.insert(name.clone()));
     }
     Ok(images)
 }
@@ -45,11 +50,12 @@ fn oci(source: &Source) -> Result<Vec<Found>> {
     let mut images = Vec::new();
     for descriptor in fitting(index.manifests) {
         let mut names = names_of(&descriptor);
-        if names.is_empty() && source.has("manifest.json") {
+        let all = names.is_empty() && source.has("manifest.json");
+        if all {
             names = saved_names(source)?;
         }
         if let Some(image) = image(source, &descriptor, names, MOST_NESTED)? {
-            images.push(image);
+            images.push(Found { all, ..image });
         }
     }
     Ok(images)
@@ -131,7 +137,8 @@ fn docker(source: &Source) -> Result<Vec<Found>> {
         if digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             verify(&format!("sha256:{digest}"), &config)?;
         }
-        found(saved.names.unwrap_or_default(), config, saved.layers)
+        let image = found(saved.names.unwrap_or_default(), config, saved.layers)?;
+        Ok(Found { all: true, ..image })
     };
     saved.into_iter().map(one).collect()
 }
@@ -151,7 +158,7 @@ fn found(names: Vec<String>, config: Vec<u8>, members: Vec<String>) -> Result<Fo
         Ok((member, diff_id))
     };
     let layers: Result<_> = members.into_iter().zip(diff_ids).map(layer).collect();
-    Ok(Found { names, config, layers: layers? })
+    Ok(Found { names, all: false, config, layers: layers? })
 }
 
 /// A small blob, its digest verified.

@@ -16,6 +16,7 @@ mod import;
 mod json;
 mod manifest;
 mod source;
+mod spool;
 
 pub use import::{ImportImage, ImportedImage};
 pub use source::Source;

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
+use super::spool;
 use crate::layer::tar::{BLOCK, Kind, Reader};
 use crate::layer::{self, Compression};
 use crate::layer_store::error::{Error, Result};
@@ -15,6 +17,10 @@ use crate::layer_store::{Counting, LayerStore, Progress};
 
 /// Longest JSON document that is read.
 const MOST_JSON: u64 = 8 << 20;
+/// Most members of an archive, with directories; each costs memory. A real image has a few a layer.
+const MOST_MEMBERS: usize = 100_000;
+/// Most bytes of their names.
+const MOST_NAMES: usize = 64 << 20;
 /// Links from member to member that are followed: old `docker save` has one a layer.
 const MOST_LINKS: usize = 8;
 
@@ -58,8 +64,14 @@ impl Read for Bytes {
 
 impl Source {
     /// Looks at an image file or directory. What can't be read twice, or is compressed as a whole,
-    /// is written to a scratch file first.
-    pub fn open(store: &LayerStore, input: OwnedFd, progress: &Progress) -> Result<Self> {
+    /// is written to a scratch file first. `waiting` says how to read what may have nothing to
+    /// say for a while, as a pipe.
+    pub fn open<R: Read + Send>(
+        store: &LayerStore,
+        input: OwnedFd,
+        waiting: impl FnOnce(File) -> R,
+        progress: &Progress,
+    ) -> Result<Self> {
         let stat = fstat(&input).map_err(|errno| unreadable(errno.into()))?;
         let members = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Members::Directory(input),
@@ -67,11 +79,11 @@ impl Source {
                 let file = File::from(input);
                 let compression = layer::decompress(whole(&file)?)?.1;
                 match compression {
-                    Compression::None => archive(file)?,
+                    Compression::None => archive(file, &progress.cancel)?,
                     Compression::Gzip | Compression::Zstd => spool(store, whole(&file)?, progress)?,
                 }
             }
-            _ => spool(store, File::from(input), progress)?,
+            _ => spool(store, waiting(File::from(input)), progress)?,
         };
         Ok(Self { members })
     }
@@ -137,8 +149,8 @@ fn in_archive(file: &File, index: &HashMap<Vec<u8>, Member>, name: &str) -> Resu
 }
 
 /// Finds the members of an archive by its headers alone.
-fn archive(file: File) -> Result<Members> {
-    let mut index = HashMap::new();
+fn archive(file: File, cancel: &AtomicBool) -> Result<Members> {
+    let (mut index, mut members, mut names) = (HashMap::new(), 0_usize, 0_usize);
     let mut input = BufReader::with_capacity(64 << 10, file.try_clone().map_err(unreadable)?);
     let length = file.metadata().map_err(unreadable)?.len();
     let mut at = 0;
@@ -146,6 +158,17 @@ fn archive(file: File) -> Result<Members> {
         input.seek(SeekFrom::Start(at)).map_err(unreadable)?;
         let mut reader = Reader::new(&mut input, ());
         let Some(entry) = reader.next_entry()? else { break };
+        members += 1;
+        names = names.saturating_add(entry.path.len() + entry.link.len());
+        if members > MOST_MEMBERS || names > MOST_NAMES {
+            return Err(Error::InvalidArgument(format!(
+                "the archive is no image: it holds more than {MOST_MEMBERS} files, \
+                 or {MOST_NAMES} bytes of names (`thinfs layer import` takes a root filesystem's tar)"
+            )));
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Layer(layer::Error::Cancelled));
+        }
         let offset = at + reader.position();
         let path = clean(&entry.path);
         let mut size = 0;
@@ -179,11 +202,10 @@ fn archive(file: File) -> Result<Members> {
 }
 
 fn spool(store: &LayerStore, input: impl Read + Send, progress: &Progress) -> Result<Members> {
-    let mut scratch = store.records.scratch()?;
     let (mut input, _) = layer::decompress(Counting::new(input, progress))?;
-    io::copy(&mut input, &mut scratch).map_err(unreadable)?;
+    let scratch = spool::to_scratch(store, &mut input, &progress.cancel)?;
     drop(input);
-    archive(scratch)
+    archive(scratch, &progress.cancel)
 }
 
 /// A name without `.`, `..` and doubled slashes.
@@ -205,7 +227,7 @@ fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(&[], |at| &path[..at])
 }
 
-fn unreadable(source: io::Error) -> Error {
+pub(super) fn unreadable(source: io::Error) -> Error {
     Error::Layer(layer::Error::Input(source))
 }
 

@@ -134,7 +134,7 @@ fn import_only(
     only: Option<&str>,
 ) -> Result<Vec<ImportedImage>> {
     let progress = &Progress::default();
-    let source = Source::open(rig.layers(), input, progress)?;
+    let source = Source::open(rig.layers(), input, |file| file, progress)?;
     rig.layers().import_image(&source, ImportImage { name: given.map(name), only, progress })
 }
 
@@ -223,6 +223,54 @@ fn a_name_that_is_taken_names_the_new_image_and_the_old_layers_go() {
     assert_holds(&rig, "app:1", &new);
     assert_eq!(rig.chains().len(), 2);
     rig.assert_sound();
+}
+
+/// `docker save app:1 app:2`, both tags of one image.
+#[test]
+fn every_tag_of_a_docker_archive_names_the_image_and_either_can_be_chosen() {
+    let rig = Rig::native();
+    let layers = layers();
+    let archive = docker(&layers, &["app:1", "app:2", "app:1"]);
+    let [first, second] = import(&rig, file_of(&archive), None).unwrap().try_into().unwrap();
+    assert_eq!((first.name.as_str(), second.name.as_str()), ("app:1", "app:2"));
+    assert_holds(&rig, "app:1", &layers);
+    assert_holds(&rig, "app:2", &layers);
+    assert_eq!(rig.layers().remove_image(&name("app:1")).unwrap(), [], "the other name holds them");
+    assert_holds(&rig, "app:2", &layers);
+    assert_eq!(rig.layers().remove_image(&name("app:2")).unwrap().len(), 3);
+
+    import_only(&rig, file_of(&archive), None, Some("app:2")).unwrap();
+    import(&rig, file_of(&archive), Some("mine")).unwrap();
+    let images = rig.layers().images().unwrap();
+    let names: Vec<_> = images.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["app:2", "mine"]);
+    rig.assert_sound();
+}
+
+/// A pipe that never ends, from a client that has gone.
+#[test]
+fn an_image_that_comes_without_an_end_is_given_up_when_nobody_wants_it() {
+    struct Endless<'a>(&'a Progress);
+    impl std::io::Read for Endless<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+            buffer.fill(7);
+            Ok(buffer.len())
+        }
+    }
+    let rig = Rig::native();
+    let (progress, (input, _writer)) = (Progress::default(), std::io::pipe().unwrap());
+    let opened = Source::open(rig.layers(), input.into(), |_| Endless(&progress), &progress);
+    assert!(matches!(opened, Err(Error::Layer(crate::layer::Error::Cancelled))), "{opened:?}");
+}
+
+#[test]
+fn an_archive_of_countless_files_is_no_image() {
+    let rig = Rig::native();
+    let many = write::header(&entry(Kind::File, "f", b"")).repeat(100_001);
+    let error = import(&rig, file_of(&many), Some("a")).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+    assert!(error.to_string().contains("more than 100000 files"), "{error}");
 }
 
 #[test]

@@ -62,6 +62,58 @@ fn a_release_that_fails_takes_its_reference_back() {
     rig.assert_sound();
 }
 
+/// If the base were held while the init layer is unpacked, this would wait for ever.
+#[test]
+fn while_an_init_layer_is_unpacked_its_base_and_its_name_are_free() {
+    let rig = Rig::native();
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let layers = rig.layers();
+    let (mut first, mut others) = (None, Vec::new());
+    let mut slow = |_: BorrowedFd<'_>| {
+        layers.get(&base)?;
+        // Nobody but what is being made needs it now.
+        others.extend([rig.release(&base), rig.release(&base)]);
+        let create = CreateRw { parent: Some(base), ..Default::default() };
+        first = Some(layers.create_rw(&name("web"), create)?);
+        Ok(())
+    };
+    let create = CreateRw { parent: Some(base), init: Some(&mut slow), ..Default::default() };
+    let error = layers.create_rw(&name("web"), create).unwrap_err();
+    assert!(matches!(error, Error::RwExists(_)), "{error}");
+    assert_eq!(others, [[], []]);
+    assert_eq!(layers.rw(&name("web")).unwrap(), first.unwrap());
+    assert_eq!(layers.layer(&base).unwrap().holders.len(), 1, "nothing of the second is left");
+    rig.assert_sound();
+
+    let mut last = |_: BorrowedFd<'_>| {
+        assert_eq!(layers.release_rw(&name("web"))?, [], "the import holds its base");
+        Ok(())
+    };
+    let create = CreateRw { parent: Some(base), init: Some(&mut last), ..Default::default() };
+    layers.create_rw(&name("other"), create).unwrap();
+    assert_eq!(layers.layer(&base).unwrap().holders.len(), 1);
+    assert_eq!(layers.release_rw(&name("other")).unwrap().len(), 1);
+    assert_eq!(rig.chains(), []);
+    rig.assert_sound();
+}
+
+#[test]
+fn an_init_that_is_cancelled_ends_and_takes_its_base_with_it_if_nobody_else_holds_it() {
+    let rig = Rig::native();
+    let base = rig.register(&tar(&[("a", b"a")]), None);
+    let (layers, cancel) = (rig.layers(), AtomicBool::new(false));
+    let mut init = |root: BorrowedFd<'_>| {
+        rig.release(&base);
+        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        layers.unpack_into(root, &tar(&[("b", b"b")])[..], &cancel)
+    };
+    let create = CreateRw { parent: Some(base), init: Some(&mut init), ..Default::default() };
+    let error = layers.create_rw(&name("web"), create).unwrap_err();
+    assert!(matches!(error, Error::Layer(crate::layer::Error::Cancelled)), "{error}");
+    assert_eq!(rig.chains(), []);
+    rig.assert_sound();
+}
+
 /// Makes and releases `count` read-write layers on one layer by so many threads; says how many a
 /// second, in either half.
 pub(super) fn many(rig: &Rig, count: usize, threads: usize) -> [f64; 2] {
