@@ -10,7 +10,8 @@
 //!
 //! The archive is hostile until proven otherwise. Its paths are followed by [`place`] alone; what it
 //! claims costs nothing before it is there; what is kept of an entry until the layer's end is counted
-//! ([`Limits::retained`]); and an entry that can't be unpacked is an error, never skipped. After an error or a crash the tree is a half-unpacked layer, to be discarded.
+//! ([`Limits::retained`]); and an entry that can't be unpacked is an error, never skipped. After an
+//! error or a crash the tree is a half-unpacked layer, to be discarded.
 
 mod attributes;
 mod entry;
