@@ -3,7 +3,7 @@
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use super::status::{self, REMEDY, with_causes};
+use super::status::{self, REMEDY, bounded, with_causes};
 use crate::layer;
 use crate::layer_store::Error;
 
@@ -52,7 +52,7 @@ pub(super) fn of(error: Error) -> Status {
         Code::Internal | Code::DataLoss => tracing::error!(?code, "{message}"),
         _ => tracing::debug!(?code, "{message}"),
     }
-    let mut status = Status::new(code, message);
+    let mut status = Status::new(code, bounded(message));
     if let Some(remedy) = remedy {
         status.metadata_mut().insert(REMEDY, MetadataValue::from_static(remedy));
     }
@@ -78,5 +78,21 @@ fn of_engine(error: &layer::Error) -> (Code, Option<&'static str>) {
             (Code::DataLoss, Some("import the layer again: what is stored of it was changed"))
         }
         E::Cancelled => (Code::Cancelled, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Behind a header of more than 16 KiB, a client sees a broken stream and none of this.
+    #[test]
+    fn a_long_name_leaves_room_for_the_rest_of_the_status() {
+        let path = "世".repeat(1 << 18);
+        let status = of(Error::Layer(layer::Error::Refused { path, what: "a name" }));
+        assert!(status.message().starts_with("invalid archive: entry \"世"));
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let length: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len()).sum();
+        assert!((4096..13_000).contains(&length), "{length}");
     }
 }

@@ -10,6 +10,11 @@ use tracing::Level;
 
 use crate::{meta, snapshot, volume};
 
+/// Longest message of a status, in bytes. It travels as a header in which a byte may become three,
+/// and a client that follows the defaults of HTTP/2 takes no more than 16 KiB of headers: of a longer
+/// message it would see nothing but a broken call.
+const MOST_MESSAGE: usize = 4096;
+
 /// Metadata entry of an error status: what the caller can do, one line of ASCII.
 pub const REMEDY: &str = "thinfs-remedy";
 
@@ -26,11 +31,25 @@ pub fn of(error: snapshot::Error) -> Status {
     let told = told(&error);
     let message = with_causes(&error);
     log(told, &message);
-    let mut status = Status::new(told.code, message);
+    let mut status = Status::new(told.code, bounded(message));
     if let Some(remedy) = told.remedy {
         status.metadata_mut().insert(REMEDY, MetadataValue::from_static(remedy));
     }
     status
+}
+
+/// The beginning of a message that is too long for a status; the log has all of it.
+pub(super) fn bounded(mut message: String) -> String {
+    const CUT: char = '…';
+    if message.len() > MOST_MESSAGE {
+        let mut end = MOST_MESSAGE - CUT.len_utf8();
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push(CUT);
+    }
+    message
 }
 
 /// The message with all its causes, each said once.
@@ -223,6 +242,27 @@ mod tests {
     fn causes_are_told_once_each() {
         let status = of(snapshot::Error::Volume(io_error()));
         assert_eq!(status.message(), "mounting volume 7: no such thing");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_to_what_a_header_holds() {
+        use snapshot::Error as E;
+        for (text, most_in_header) in [("x", 4_200), ("é", 12_600), ("世", 12_600), ("🦀", 12_600)]
+        {
+            let exact = text.repeat(MOST_MESSAGE / text.len());
+            assert_eq!(bounded(exact.clone()), exact);
+            let status = of(E::FailedPrecondition("sorry: ".to_owned() + &text.repeat(1 << 18)));
+            let message = status.message();
+            assert!(message.starts_with(&format!("sorry: {text}")) && message.ends_with("…"));
+            assert!(
+                (MOST_MESSAGE - 8..=MOST_MESSAGE).contains(&message.len()),
+                "{}",
+                message.len()
+            );
+            let headers = status.into_http::<()>().into_parts().0.headers;
+            let length: usize = headers.iter().map(|(name, v)| name.as_str().len() + v.len()).sum();
+            assert!((4096..most_in_header).contains(&length), "{text}: {length}");
+        }
     }
 
     #[test]

@@ -74,9 +74,17 @@ pub enum Error {
 /// What layer operations return.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bytes of an archive as readable text, for messages only.
+/// Characters that a message shows of a name, which in an archive may have a million.
+const SHOWN: usize = 200;
+
+/// Bytes of an archive as readable text, for messages only: its beginning where it is long.
 pub(super) fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    // No character takes more than four bytes, so one more than is shown is in these.
+    let text = String::from_utf8_lossy(&path[..path.len().min(4 * (SHOWN + 1))]);
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
 }
 
 /// Gives a failed system call its words.
@@ -87,5 +95,24 @@ pub(super) trait Doing<T> {
 impl<T> Doing<T> for rustix::io::Result<T> {
     fn doing(self, doing: &'static str, path: &[u8]) -> Result<T> {
         self.map_err(|errno| Error::Io { doing, path: text(path), source: errno.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_shows_the_beginning_of_a_long_name() {
+        for (name, shown) in [("x", "x"), ("é", "é"), ("世", "世"), ("🦀", "🦀")] {
+            let exactly = name.repeat(SHOWN);
+            assert_eq!(text(exactly.as_bytes()), exactly);
+            let cut = format!("{}…", shown.repeat(SHOWN));
+            assert_eq!(text(name.repeat(SHOWN + 1).as_bytes()), cut);
+            assert_eq!(text(name.repeat(1 << 20).as_bytes()), cut);
+        }
+        let garbage = format!("{}…", "\u{fffd}".repeat(SHOWN));
+        assert_eq!(text(&[0xff; 1 << 20]), garbage);
+        assert_eq!(text(&b"\xf0\x9f\xa6".repeat(1 << 10)), garbage);
     }
 }

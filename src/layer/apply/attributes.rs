@@ -1,5 +1,6 @@
 //! Gives entries their owner, extended attributes, mode and times.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -19,6 +20,16 @@ const ALL_BITS: RawMode = 0o7777;
 
 /// Owner and group as the kernel knows them.
 type Owner = (Option<Uid>, Option<Gid>);
+
+/// What became of an entry's extended attributes.
+#[derive(Debug, Default)]
+pub(super) struct Xattrs {
+    /// How many were left out.
+    pub ignored: u64,
+    /// Names of those that were set, each with a NUL behind it. The kernel takes none that is longer
+    /// than 255 bytes.
+    pub set: Vec<u8>,
+}
 
 /// The entry's owner. All ones would mean "leave as it is" to the kernel.
 fn owner(entry: &Entry) -> Result<(Uid, Gid)> {
@@ -59,8 +70,8 @@ pub(super) fn first_mode(entry: &Entry, place: &Place, unfinished: RawMode) -> M
 
 /// Sets everything but the times of an open file or directory, in this order: a change of owner
 /// clears capabilities and set-id bits. What is right already isn't set, for each call costs as much
-/// as writing a small file. Returns how many extended attributes were left out.
-pub(super) fn set_open(file: BorrowedFd<'_>, entry: &Entry, place: &Place) -> Result<u64> {
+/// as writing a small file.
+pub(super) fn set_open(file: BorrowedFd<'_>, entry: &Entry, place: &Place) -> Result<Xattrs> {
     let wanted = owner(entry)?;
     let stat = fstat(file).doing("reading attributes of", &place.path)?;
     let is_right = wanted == owner_of(&stat);
@@ -68,14 +79,14 @@ pub(super) fn set_open(file: BorrowedFd<'_>, entry: &Entry, place: &Place) -> Re
         let (uid, gid) = some(wanted);
         fchown(file, uid, gid).doing("changing the owner of", &place.path)?;
     }
-    let ignored = set_xattrs(entry, place, true, |name, value| {
+    let xattrs = set_xattrs(entry, place, true, |name, value| {
         fsetxattr(file, name, value, XattrFlags::empty())
     })?;
     // An access control list among the attributes changes the mode, too.
     if !is_right || !entry.xattrs.is_empty() || stat.st_mode & ALL_BITS != entry.mode & ALL_BITS {
         fchmod(file, Mode::from_raw_mode(entry.mode)).doing("changing the mode of", &place.path)?;
     }
-    Ok(ignored)
+    Ok(xattrs)
 }
 
 fn owner_of(stat: &Stat) -> (Uid, Gid) {
@@ -102,7 +113,7 @@ pub(super) fn set_closed(entry: &Entry, place: &Place) -> Result<u64> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     let has_user_xattrs = kind == FileType::RegularFile;
     let path = proc_path(place);
-    let ignored = set_xattrs(entry, place, has_user_xattrs, |name, value| {
+    let xattrs = set_xattrs(entry, place, has_user_xattrs, |name, value| {
         lsetxattr(&*path, name, value, XattrFlags::empty())
     })?;
     if kind != FileType::Symlink {
@@ -111,7 +122,7 @@ pub(super) fn set_closed(entry: &Entry, place: &Place) -> Result<u64> {
             .doing("changing the mode of", &place.path)?;
     }
     set_times(place, times(entry))?;
-    Ok(ignored)
+    Ok(xattrs.ignored)
 }
 
 /// A hard link's target usually has the owner already; setting it again would clear its
@@ -141,20 +152,26 @@ fn set_xattrs(
     place: &Place,
     has_user_xattrs: bool,
     set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
-) -> Result<u64> {
-    let mut ignored = 0;
+) -> Result<Xattrs> {
+    let mut xattrs = Xattrs::default();
     for (name, value) in &entry.xattrs {
         if name.starts_with(b"trusted.") {
-            ignored += 1;
+            xattrs.ignored += 1;
             continue;
         }
         match set(name, value) {
-            Err(Errno::OPNOTSUPP) => ignored += 1,
-            Err(Errno::PERM) if name.starts_with(b"user.") && !has_user_xattrs => ignored += 1,
-            result => result.doing("setting extended attributes of", &place.path)?,
+            Err(Errno::OPNOTSUPP) => xattrs.ignored += 1,
+            Err(Errno::PERM) if name.starts_with(b"user.") && !has_user_xattrs => {
+                xattrs.ignored += 1;
+            }
+            result => {
+                result.doing("setting extended attributes of", &place.path)?;
+                xattrs.set.extend_from_slice(name);
+                xattrs.set.push(0);
+            }
         }
     }
-    Ok(ignored)
+    Ok(xattrs)
 }
 
 /// Makes an existing directory look as if it had just been made for being on the way to an entry.
@@ -164,9 +181,10 @@ pub(super) fn reset_implied(dir: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
     fchmod(dir, Mode::from_raw_mode(IMPLIED_MODE)).doing("changing the mode of", path)
 }
 
-/// Removes all extended attributes but these, and the label, which is the host's policy and not
-/// the layer's.
-pub(super) fn keep_xattrs(dir: BorrowedFd<'_>, keep: &[Box<[u8]>], path: &[u8]) -> Result<()> {
+/// Removes all extended attributes but these (a NUL behind each), and the label, which is the host's
+/// policy and not the layer's.
+pub(super) fn keep_xattrs(dir: BorrowedFd<'_>, keep: &[u8], path: &[u8]) -> Result<()> {
+    let keep: HashSet<&[u8]> = keep.split(|&byte| byte == 0).collect();
     let remove = || {
         let mut names = vec![0; 64 << 10];
         let length = match flistxattr(dir, &mut names[..]) {
@@ -174,7 +192,7 @@ pub(super) fn keep_xattrs(dir: BorrowedFd<'_>, keep: &[Box<[u8]>], path: &[u8]) 
             length => length?,
         };
         for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-            let kept = name == b"security.selinux" || keep.iter().any(|kept| **kept == *name);
+            let kept = name == b"security.selinux" || keep.contains(name);
             if !kept {
                 fremovexattr(dir, name)?;
             }

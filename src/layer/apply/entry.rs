@@ -43,8 +43,7 @@ impl<S: Sink> Apply<'_, S> {
                 Upper::Other
             }
         };
-        self.uppers.insert(place.path, upper);
-        Ok(())
+        self.uppers.insert(place.path, upper, self.options.limits.retained)
     }
 
     /// Makes something that needs no descriptor, making room for it if need be, with its attributes.
@@ -75,10 +74,11 @@ impl<S: Sink> Apply<'_, S> {
             made => made,
         };
         let dir = made.and_then(|()| place.open_dir()).doing("creating directory", &place.path)?;
-        self.counts.ignored_xattrs += attributes::set_open(dir.as_fd(), entry, place)?;
+        let xattrs = attributes::set_open(dir.as_fd(), entry, place)?;
+        self.counts.ignored_xattrs += xattrs.ignored;
         self.tree.keep(&place.path, dir)?;
-        let xattrs = entry.xattrs.iter().map(|(name, _)| name.clone().into()).collect();
-        Ok(Upper::Directory(Directory { times: attributes::times(entry), xattrs }))
+        let times = attributes::times(entry);
+        Ok(Upper::Directory(Directory { times, xattrs: xattrs.set.into() }))
     }
 
     /// Another name for what its target is now, a symlink itself included.
@@ -108,7 +108,7 @@ impl<S: Sink> Apply<'_, S> {
                 content
             }
         };
-        self.counts.ignored_xattrs += attributes::set_open(file.as_fd(), entry, place)?;
+        self.counts.ignored_xattrs += attributes::set_open(file.as_fd(), entry, place)?.ignored;
         attributes::set_open_times(file.as_fd(), entry, place)?;
         self.record(entry, place, content)
     }

@@ -9,8 +9,9 @@
 //! - Hard links to a file with capabilities don't lose them.
 //!
 //! The archive is hostile until proven otherwise. Its paths are followed by [`place`] alone; what it
-//! claims costs nothing before it is there; and an entry that can't be unpacked is an error, never
-//! skipped. After an error or a crash the tree is a half-unpacked layer, to be discarded.
+//! claims costs nothing before it is there; what is kept of an entry until the layer's end is counted
+//! ([`Limits::retained`]); and an entry that can't be unpacked is an error, never skipped. After an
+//! error or a crash the tree is a half-unpacked layer, to be discarded.
 
 mod attributes;
 mod entry;
@@ -41,12 +42,15 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of the uncompressed archive.
     pub bytes: u64,
+    /// Bytes in memory until the end: the entries' paths, the names of their directories' extended
+    /// attributes, and the maps of their sparse files. A small compressed layer can hold many.
+    pub retained: u64,
 }
 
 impl Default for Limits {
-    /// Two million entries, 4 TiB.
+    /// Two million entries, 4 TiB, 256 MiB: 134 bytes for each of the entries.
     fn default() -> Self {
-        Self { entries: 2_000_000, bytes: 4 << 40 }
+        Self { entries: 2_000_000, bytes: 4 << 40, retained: 256 << 20 }
     }
 }
 
@@ -130,6 +134,9 @@ impl<S: Sink> Apply<'_, S> {
             self.entry(&entry)?;
         }
         self.set_directory_times()?;
+        while self.reader.trail()? {
+            self.checkpoint()?;
+        }
         self.reader.finish()?;
         Ok(self.counts)
     }

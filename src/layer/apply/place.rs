@@ -270,6 +270,12 @@ impl Tree {
     /// Makes the missing directories of a walk.
     fn make_missing(&mut self, at: Walked) -> Result<(Rc<Directory>, Vec<u8>)> {
         let Walked { mut dir, mut path, missing } = at;
+        let length = missing.iter().fold(path.len(), |length, name| length + 1 + name.len());
+        if length > MOST_PATH {
+            // Said before any is made: a name of 1 MiB is half a million directories.
+            let path = join(&path, &missing.join(&b'/'));
+            return Err(Errno::NAMETOOLONG).doing("creating directory", &path);
+        }
         for name in missing {
             path = join(&path, &name);
             let name = c_name(&name, &path)?;

@@ -3,10 +3,14 @@
 //! Whiteouts concern only what lies below the layer, wherever in the archive they stand, so it must
 //! be known what came from the layer. And content that a later entry of the same layer replaces has
 //! to be rescued into the tar-split record, for the tree won't have it.
+//!
+//! All of it stays in memory until the layer's end, so every byte whose number the archive decides is
+//! counted: paths, names of attributes, maps of sparse files.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::layer::error::{Error, Result};
 use crate::layer::tar::{Extents, Time};
 
 /// An entry of the layer that is in the tree now.
@@ -25,8 +29,9 @@ pub(super) enum Upper {
 pub(super) struct Directory {
     /// Access and modification time, which are set at the end.
     pub times: (Time, Time),
-    /// Names of its own extended attributes: it may have those of the directory below it, too.
-    pub xattrs: Box<[Box<[u8]>]>,
+    /// Names of the extended attributes that the layer gave it, each with a NUL behind it: it may
+    /// have those of the directory below it, too.
+    pub xattrs: Box<[u8]>,
 }
 
 /// Content of a regular file, by its number in the record.
@@ -40,29 +45,58 @@ pub(super) struct Content {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Uppers(BTreeMap<Box<[u8]>, Upper>);
+pub(super) struct Uppers {
+    entries: BTreeMap<Box<[u8]>, Upper>,
+    /// Bytes of their paths, names and maps.
+    retained: u64,
+}
+
+/// Bytes that are kept for an entry and whose number the archive decides.
+fn cost(path: &[u8], upper: &Upper) -> u64 {
+    let more = match upper {
+        Upper::Directory(directory) => directory.xattrs.len(),
+        Upper::Content(content) => content.extents.as_deref().map_or(0, size_of_val),
+        Upper::Other => 0,
+    };
+    (path.len() + more) as u64
+}
 
 impl Uppers {
-    pub(super) fn insert(&mut self, path: Vec<u8>, upper: Upper) {
-        self.0.insert(path.into_boxed_slice(), upper);
+    /// Remembers an entry, in the place of the one that had its path; an error if all together then
+    /// take more than `limit` bytes.
+    pub(super) fn insert(&mut self, path: Vec<u8>, upper: Upper, limit: u64) -> Result<()> {
+        self.forget(&path);
+        self.retained += cost(&path, &upper);
+        self.entries.insert(path.into_boxed_slice(), upper);
+        if self.retained > limit {
+            let what = "bytes of paths, names of attributes and maps of sparse files";
+            return Err(Error::Limit { limit, what });
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &[u8]) -> Option<Upper> {
+        let upper = self.entries.remove(path)?;
+        self.retained -= cost(path, &upper);
+        Some(upper)
     }
 
     pub(super) fn get(&self, path: &[u8]) -> Option<&Upper> {
-        self.0.get(path)
+        self.entries.get(path)
     }
 
     /// Whether anything below the path is the layer's.
     pub(super) fn any_below(&self, path: &[u8]) -> bool {
-        self.0.range::<[u8], _>(bounds(&below(path))).next().is_some()
+        self.entries.range::<[u8], _>(bounds(&below(path))).next().is_some()
     }
 
     /// Forgets the path and what is below it, and returns the contents among them.
     pub(super) fn take(&mut self, path: &[u8]) -> Vec<(Vec<u8>, Content)> {
         let range = below(path);
         let mut taken: Vec<Box<[u8]>> =
-            self.0.range::<[u8], _>(bounds(&range)).map(|(path, _)| path.clone()).collect();
+            self.entries.range::<[u8], _>(bounds(&range)).map(|(path, _)| path.clone()).collect();
         taken.push(path.into());
-        let take = |path: Box<[u8]>| match self.0.remove(&path)? {
+        let take = |path: Box<[u8]>| match self.forget(&path)? {
             Upper::Content(content) => Some((path.into_vec(), content)),
             Upper::Directory(_) | Upper::Other => None,
         };
@@ -71,7 +105,7 @@ impl Uppers {
 
     /// All directories with their times, in order.
     pub(super) fn directories(&self) -> impl Iterator<Item = (&[u8], (Time, Time))> {
-        self.0.iter().filter_map(|(path, upper)| match upper {
+        self.entries.iter().filter_map(|(path, upper)| match upper {
             Upper::Directory(directory) => Some((&**path, directory.times)),
             Upper::Content(_) | Upper::Other => None,
         })
@@ -99,7 +133,7 @@ mod tests {
         let mut uppers = Uppers::default();
         for (number, path) in paths.iter().enumerate() {
             let content = Content { number: number as u64, size: 1, extents: None };
-            uppers.insert(path.as_bytes().to_vec(), Upper::Content(content));
+            uppers.insert(path.as_bytes().to_vec(), Upper::Content(content), u64::MAX).unwrap();
         }
         uppers
     }
@@ -123,5 +157,34 @@ mod tests {
         assert_eq!(numbers, [0, 1, 2]);
         assert!(uppers.get(b"d-").is_some() && uppers.get(b"d0").is_some());
         assert!(uppers.take(b"d").is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_until_it_is_forgotten() {
+        let xattrs = |names: &[u8]| {
+            let times = (Time::EPOCH, Time::EPOCH);
+            Upper::Directory(Directory { times, xattrs: names.into() })
+        };
+        let sparse = |runs| {
+            let extents = Some(vec![(0, 1); runs]);
+            Upper::Content(Content { number: 0, size: 1, extents })
+        };
+        let mut uppers = Uppers::default();
+        let mut insert = |path: &str, upper, expected| {
+            uppers.insert(path.into(), upper, 100).unwrap();
+            assert_eq!(uppers.retained, expected, "{path}");
+        };
+        insert("d", xattrs(b"user.a\0"), 8);
+        insert("d", xattrs(b"user.a\0user.b\0"), 15);
+        insert("d/file", Upper::Other, 21);
+        insert("d/file", sparse(3), 69);
+        insert("d/file", sparse(2), 53);
+        insert("e", sparse(2), 86);
+        let result = uppers.insert("f".into(), xattrs(b"user.fourteen\0"), 100);
+        assert!(matches!(result, Err(Error::Limit { limit: 100, .. })), "{result:?}");
+        for path in ["d", "e", "f"] {
+            uppers.take(path.as_bytes());
+        }
+        assert_eq!(uppers.retained, 0);
     }
 }

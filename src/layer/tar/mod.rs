@@ -10,7 +10,10 @@
 //! Every byte of the stream is either handed out as file content or shown to a [`Tap`], in order,
 //! so that whoever keeps both has the archive itself. [`write`] makes headers.
 //!
-//! Knows no filesystem. Nothing is allocated in proportion to what a header merely claims.
+//! Knows no filesystem. Nothing is allocated in proportion to what a header merely claims, and of
+//! what is really there the reader holds one entry's headers: each up to 1 MiB, and a sparse file's
+//! map up to 2^20 runs. [`Entry`] hands these to the caller; what outlives the entry is the caller's
+//! to count.
 
 mod header;
 mod numbers;

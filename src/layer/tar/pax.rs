@@ -1,5 +1,7 @@
 //! Extended headers: `<length> <key>=<value>\n`, over and over.
 
+use std::collections::HashSet;
+
 use super::numbers::{decimal, time};
 use super::{Time, sparse};
 
@@ -27,13 +29,27 @@ pub(super) fn parse(mut bytes: &[u8]) -> Result<Records, &'static str> {
         records.merge(key, value).ok_or("a PAX record's value can't be read")?;
         bytes = rest;
     }
+    keep_last(&mut records.xattrs);
     Ok(records)
+}
+
+/// Keeps the last of each name, in order. Once for all of them: a header has room for 47,000.
+fn keep_last(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut known = HashSet::with_capacity(xattrs.len());
+    let mut is_last: Vec<bool> = xattrs.iter().rev().map(|(name, _)| known.insert(name)).collect();
+    // Both from their ends: the first name's verdict was found last.
+    xattrs.retain(|_| is_last.pop().unwrap_or(true));
 }
 
 /// Checks the form of a global header, whose values nobody uses.
 pub(super) fn check(mut bytes: &[u8]) -> Result<(), &'static str> {
+    let mut sparse = sparse::PaxRecords::default();
     while !bytes.is_empty() {
-        (_, _, bytes) = record(bytes).ok_or("a PAX record can't be read")?;
+        let (key, value, rest) = record(bytes).ok_or("a PAX record can't be read")?;
+        if key.starts_with(sparse::PREFIX) {
+            sparse.merge(key, value).ok_or("a PAX record's value can't be read")?;
+        }
+        bytes = rest;
     }
     Ok(())
 }
@@ -58,7 +74,6 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 impl Records {
     fn merge(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         if let Some(name) = key.strip_prefix(XATTR) {
-            self.xattrs.retain(|(known, _)| known != name);
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Some(());
         }
@@ -95,6 +110,21 @@ mod tests {
         assert_eq!(records.path.as_deref(), Some(&b"b"[..]));
         assert_eq!(records.mtime, Some(Time { seconds: 1, nanoseconds: 500_000_000 }));
         assert_eq!(parse(b"10 path=a\n8 path=\n").unwrap().path, None);
+    }
+
+    /// One record of an extended attribute, with a length of two digits.
+    fn xattr(name: &str, value: &str) -> String {
+        let rest = format!(" SCHILY.xattr.{name}={value}\n");
+        format!("{}{rest}", rest.len() + 2)
+    }
+
+    #[test]
+    fn the_last_record_of_an_attribute_counts_where_it_stands() {
+        let records =
+            [xattr("b", "1"), xattr("a", "2"), xattr("b", "3"), xattr("c", "4"), xattr("a", "5")];
+        let pair = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        let expected = [pair("b", "3"), pair("c", "4"), pair("a", "5")];
+        assert_eq!(parse(records.concat().as_bytes()).unwrap().xattrs, expected);
     }
 
     #[test]

@@ -66,6 +66,9 @@ impl<R: BufRead, T: Tap> Reader<R, T> {
                 b'g' => {
                     let bytes = self.special(&header)?;
                     self.check(pax::check(&bytes))?;
+                    // An entry to Go, which takes whatever stood before it.
+                    records = Records::default();
+                    (long_path, long_link) = (Vec::new(), Vec::new());
                 }
                 b'L' => long_path = numbers::text(&self.special(&header)?).to_vec(),
                 b'K' => long_link = numbers::text(&self.special(&header)?).to_vec(),
@@ -106,14 +109,16 @@ impl<R: BufRead, T: Tap> Reader<R, T> {
         self.body -= length as u64;
     }
 
+    /// Shows the tap some of what follows the archive's end, of which there may be any amount. False:
+    /// there is no more.
+    pub fn trail(&mut self) -> Result<bool> {
+        self.body = u64::MAX;
+        self.tap_some()
+    }
+
     /// Reads what follows the archive's end, so that everything has gone through the tap.
     pub fn finish(mut self) -> Result<T> {
-        self.body = u64::MAX;
-        while self.body > 0 {
-            if !self.tap_some()? {
-                break;
-            }
-        }
+        while self.trail()? {}
         Ok(self.tap)
     }
 
@@ -219,8 +224,13 @@ impl<R: BufRead, T: Tap> Reader<R, T> {
     }
 
     /// Makes an entry of a header with everything merged in.
-    fn entry(&mut self, block: &Block, header: Header, records: Records) -> Result<Entry> {
-        // The size may have been given by a record.
+    fn entry(&mut self, block: &Block, mut header: Header, records: Records) -> Result<Entry> {
+        if header.type_flag == 0 {
+            // Before ustar, directories were files with a slash at the end. The name may have been
+            // given by a record, and a directory has no content.
+            header.type_flag = if header.path.ends_with(b"/") { b'5' } else { b'0' };
+        }
+        // The size may have been given by a record, too.
         self.begin_body(header.type_flag, header.size)?;
         let mut entry = Entry {
             kind: self.kind(&header)?,
@@ -263,9 +273,7 @@ impl<R: BufRead, T: Tap> Reader<R, T> {
 
     fn kind(&self, header: &Header) -> Result<Kind> {
         Ok(match header.type_flag {
-            // Before ustar, directories were files with a slash at the end.
-            0 if header.path.ends_with(b"/") => Kind::Directory,
-            0 | b'0' | b'7' | b'S' => Kind::File,
+            b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => Kind::CharDevice,

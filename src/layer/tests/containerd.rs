@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use super::odd::{pax, pax_header, special};
 use super::proptests::{acceptable, entries, tar};
 use super::*;
 
@@ -143,6 +144,86 @@ fn breaking_out_ends_where_it_ends_in_containerd() {
     }
     for (number, case) in refused.iter().enumerate() {
         assert!(!check(&parent(), &case(Tar::default()).end()), "refused {number}");
+    }
+}
+
+/// A header of this type and name that claims a size, which content may follow or not.
+fn claims(tar: Tar, flag: u8, name: &str, size: &str, content: &[u8]) -> Tar {
+    tar.raw(
+        |block| {
+            block[156] = flag;
+            put(block, 0, 100, name.as_bytes());
+            put(block, 124, 12, size.as_bytes());
+        },
+        content,
+    )
+}
+
+/// Where an entry begins and ends: two readers that differ see different files in one layer. Each
+/// case stands before an entry that a reader who is wrong about it swallows.
+#[test]
+fn entries_begin_and_end_where_they_do_in_go() {
+    const BLOCK_LONG: &str = "00000001000";
+    let name = |tar: Tar, name: &str| pax_header(tar, &pax("path", name.as_bytes()));
+    let long = |tar: Tar, name: &str| special(tar, b'L', format!("{name}\0").as_bytes());
+    let size = |tar: Tar, size: &str| pax_header(tar, &pax("size", size.as_bytes()));
+    let global = |tar: Tar| special(tar, b'g', &pax("comment", b"global"));
+    let sparse = |tar: Tar| {
+        let records = [
+            pax("GNU.sparse.map", b"0,3"),
+            pax("GNU.sparse.numblocks", b"1"),
+            pax("GNU.sparse.size", b"3"),
+            pax("GNU.sparse.name", b"s/"),
+        ];
+        pax_header(tar, &records.concat())
+    };
+    let hidden = Tar::default().file("hidden", "").0;
+    let content = &*hidden;
+    let start = Tar::default;
+    let cases = [
+        // A file of the oldest kind is a directory by its last name, and then has no content.
+        claims(start(), 0, "d/", BLOCK_LONG, b""),
+        claims(start(), 0, "d/", "00000000000", b""),
+        claims(name(start(), "d/"), 0, "f", BLOCK_LONG, b""),
+        claims(long(start(), "d/"), 0, "f", BLOCK_LONG, b""),
+        claims(size(start(), "512"), 0, "d/", "00000000000", b""),
+        claims(size(name(start(), "dropped"), "512"), 0, "d/", "00000000000", b""),
+        // And a file without the slash.
+        claims(start(), 0, "f", BLOCK_LONG, content),
+        claims(name(start(), "f"), 0, "d/", BLOCK_LONG, content),
+        claims(long(start(), "f"), 0, "d/", BLOCK_LONG, content),
+        claims(sparse(start()), 0, "f", "00000000003", b"abc"),
+        // A file of a later kind stays one.
+        claims(start(), b'0', "f/", BLOCK_LONG, content),
+        claims(name(start(), "f/"), b'0', "f", BLOCK_LONG, content),
+        claims(long(start(), "f/"), b'0', "f", BLOCK_LONG, content),
+        claims(start(), b'5', "d", BLOCK_LONG, b""),
+        claims(size(start(), "512"), b'5', "d", "00000000000", b""),
+        // What stands before a global header is gone behind it.
+        claims(global(name(start(), "dropped")), b'0', "f", "00000000000", b""),
+        claims(global(long(start(), "dropped")), b'0', "f", "00000000000", b""),
+        claims(global(size(start(), "512")), b'0', "f", "00000000000", b""),
+        claims(global(size(start(), "0")), b'0', "f", BLOCK_LONG, content),
+        claims(global(sparse(start())), b'0', "f", "00000000003", b"abc"),
+        global(special(start(), b'K', b"dropped\0")).symlink("l", "kept"),
+        global(name(start(), "dropped")),
+        // What stands between a global header and the entry is not.
+        claims(size(global(size(start(), "0")), "512"), b'0', "f", "00000000000", content),
+        name(global(name(start(), "dropped")), "kept").file("f", "content"),
+    ];
+    for (number, case) in cases.into_iter().enumerate() {
+        let layer = case.file("next", "content").file("last", "").end();
+        assert!(check(&parent(), &layer), "case {number}");
+        round_trip(scratch().path(), &layer);
+    }
+    let refused = [
+        special(start(), b'g', &pax("GNU.sparse.numbytes", b"1")),
+        special(start(), b'g', &pax("GNU.sparse.offset", b"1,2")),
+        claims(start(), 0, "d/", "77777777777", &[1; 512]),
+        claims(start(), b'0', "f/", BLOCK_LONG, b""),
+    ];
+    for (number, case) in refused.into_iter().enumerate() {
+        assert!(!check(&parent(), &case.file("next", "content").end()), "refused {number}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Archives that want out, or want more than they are given.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 
@@ -313,7 +314,8 @@ fn decompression_bombs_end_at_the_limit() {
     let bomb = zstd::encode_all(&*tar, 3).unwrap();
     assert!(bomb.len() < 10_000);
     let done = AtomicU64::new(0);
-    let options = Options { limits: Limits { bytes: 1 << 20, entries: 10 }, ..options(&done) };
+    let limits = Limits { bytes: 1 << 20, entries: 10, ..Limits::default() };
+    let options = Options { limits, ..options(&done) };
     let result = crate::layer::apply(open(&cage.root()).as_fd(), &*bomb, &mut (), options);
     assert!(matches!(result, Err(Error::Limit { what: "bytes", .. })), "{result:?}");
 }
@@ -323,9 +325,77 @@ fn more_entries_than_allowed_are_an_error() {
     let cage = Cage::new();
     let tar = (0..11).fold(Tar::default(), |tar, n| tar.dir(&format!("d{n}"))).end();
     let done = AtomicU64::new(0);
-    let options = Options { limits: Limits { bytes: 1 << 20, entries: 10 }, ..options(&done) };
+    let limits = Limits { bytes: 1 << 20, entries: 10, ..Limits::default() };
+    let options = Options { limits, ..options(&done) };
     let result = crate::layer::apply(open(&cage.root()).as_fd(), &*tar, &mut (), options);
     assert!(matches!(result, Err(Error::Limit { what: "entries", .. })), "{result:?}");
+}
+
+/// Unpacks with a record and this much memory for what is kept until the end.
+fn apply_retaining(retained: u64, tar: &[u8]) -> Result<Applied> {
+    let root = scratch();
+    let done = AtomicU64::new(0);
+    let limits = Limits { retained, ..Limits::default() };
+    let options = Options { limits, ..options(&done) };
+    let mut recorder = Recorder::new(Vec::new())?;
+    crate::layer::apply(open(root.path()).as_fd(), tar, &mut recorder, options)
+}
+
+/// A few MB of zstd are 64 GiB of names.
+#[test]
+fn names_of_attributes_that_are_not_set_cost_nothing() {
+    let name = ["trusted.", &"x".repeat(1_000_000)].concat();
+    let tar = (0..20).fold(Tar::default(), |tar, n| {
+        let xattrs = vec![(name.clone().into_bytes(), Vec::new())];
+        tar.entry(&Entry { xattrs, ..entry(Kind::Directory, &format!("d{n:02}")) }, b"")
+    });
+    assert_eq!(apply_retaining(60, &tar.end()).unwrap().ignored_xattrs, 20);
+}
+
+#[test]
+fn what_is_kept_until_the_end_has_a_limit() {
+    let set = |path: &str| Entry {
+        xattrs: vec![(b"user.".repeat(20), b"1".to_vec())],
+        ..entry(Kind::Directory, path)
+    };
+    let paths = (0..20).fold(Tar::default(), |tar, n| tar.file(&format!("{n:0100}"), ""));
+    let names = (0..20).fold(Tar::default(), |tar, n| tar.entry(&set(&format!("{n}")), b""));
+    let runs: Vec<_> = (0..100).map(|n| format!("{},1", 2 * n)).collect();
+    let records = [
+        odd::pax("GNU.sparse.map", runs.join(",").as_bytes()),
+        odd::pax("GNU.sparse.numblocks", b"100"),
+        odd::pax("GNU.sparse.size", b"200"),
+    ];
+    let map = odd::pax_header(Tar::default(), &records.concat()).file("s", &"x".repeat(100));
+    for tar in [paths, names, map] {
+        let tar = tar.end();
+        apply_retaining(3000, &tar).unwrap();
+        let result = apply_retaining(1500, &tar);
+        let Err(error @ Error::Limit { limit: 1500, .. }) = result else { panic!("{result:?}") };
+        assert!(error.to_string().starts_with("the layer has more than 1500 bytes of paths"));
+    }
+    // What goes again, or is there twice, counts once.
+    let again = (0..100).fold(Tar::default(), |tar, _| {
+        let tar = tar.entry(&set("d"), b"").file("d/file", "content");
+        tar.entry(&set("d"), b"").symlink("d", "elsewhere")
+    });
+    apply_retaining(200, &again.end()).unwrap();
+}
+
+#[test]
+fn errors_show_the_beginning_of_a_long_name() {
+    let long = "x".repeat(1_000_000);
+    let bad_owner = Entry { uid: -1, ..entry(Kind::File, &long[..250]) };
+    let cases = [
+        Tar::default().file(&long, ""),
+        Tar::default().file(&["d/", &long, "/f"].concat(), ""),
+        Tar::default().link("l", &["missing/", &long].concat()),
+        Tar::default().entry(&bad_owner, b""),
+    ];
+    for tar in cases {
+        let error = unpack(tar).1.unwrap_err().to_string();
+        assert!(error.contains("xxx…") && error.len() < 500, "{} bytes", error.len());
+    }
 }
 
 #[test]
@@ -336,7 +406,12 @@ fn deep_and_long_paths_are_made_or_refused_and_nothing_else() {
     // Removal must cope as well.
     apply(&cage.root(), &Tar::default().file(".wh.d", "").end()).unwrap();
     assert!(nodes(&cage.root()).is_empty());
-    assert_refused(unpack(Tar::default().file(&"d/".repeat(3000), "")).1);
+    // Nothing of it is made.
+    for path in ["d/".repeat(3000), "d/".repeat(400_000), "d/../".repeat(50) + &"d/".repeat(3000)] {
+        let (cage, result) = unpack(Tar::default().file(&path, ""));
+        assert_refused(result);
+        assert!(fs::read_dir(cage.root()).unwrap().next().is_none());
+    }
     assert_refused(unpack(Tar::default().file(&"x".repeat(256), "")).1);
     assert_refused(unpack(Tar::default().file(&("x".repeat(256) + "/y"), "")).1);
 }
@@ -413,4 +488,35 @@ fn a_flag_stops_the_work() {
     let tar = Tar::default().file("x", "").end();
     let result = crate::layer::apply(open(&cage.root()).as_fd(), &*tar, &mut (), options);
     assert!(matches!(result, Err(Error::Cancelled)));
+}
+
+/// A layer's tar, an end, and zeros for ever; sets the flag on its way.
+struct Endless<'a> {
+    tar: Cursor<Vec<u8>>,
+    given: usize,
+    cancel: &'a AtomicBool,
+}
+
+impl Read for Endless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.tar.read(buffer)?;
+        let length = if read > 0 { read } else { buffer.len() };
+        buffer[read..length].fill(0);
+        self.given += length;
+        self.cancel.store(self.given > 32 << 20, std::sync::atomic::Ordering::Relaxed);
+        Ok(length)
+    }
+}
+
+/// Terabytes of zeros are a small layer, too.
+#[test]
+fn a_flag_stops_the_work_behind_the_archives_end() {
+    let cage = Cage::new();
+    let (cancel, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let limits = Limits { bytes: 256 << 20, ..Limits::default() };
+    let options = Options { limits, cancel: &cancel, done: &done };
+    let tar = Cursor::new(Tar::default().file("x", "").end());
+    let input = Endless { tar, given: 0, cancel: &cancel };
+    let result = crate::layer::apply(open(&cage.root()).as_fd(), input, &mut (), options);
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
 }

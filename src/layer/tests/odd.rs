@@ -55,7 +55,7 @@ fn sparse_contents_that_are_replaced_come_back() {
 }
 
 /// One PAX record.
-fn pax(key: &str, value: &[u8]) -> Vec<u8> {
+pub(super) fn pax(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {
@@ -64,11 +64,11 @@ fn pax(key: &str, value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", key.as_bytes(), b"=", value, b"\n"].concat()
 }
 
-fn pax_header(tar: Tar, records: &[u8]) -> Tar {
+pub(super) fn pax_header(tar: Tar, records: &[u8]) -> Tar {
     special(tar, b'x', records)
 }
 
-fn special(tar: Tar, flag: u8, content: &[u8]) -> Tar {
+pub(super) fn special(tar: Tar, flag: u8, content: &[u8]) -> Tar {
     let size = format!("{:011o}", content.len());
     tar.raw(
         |block| {
