@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use super::super::columns::{
     Children, Column, Digests, Ids, Kinds, Labels, References, Snapshots, System, Volumes,
 };
+use super::super::damaged_log::Note;
+use super::super::open::open_for_writing;
 use super::*;
 use crate::meta::{Error, FOUND, check_closed, repair_closed};
 use crate::types::LabelReference;
@@ -271,7 +273,27 @@ fn a_log_with_flipped_bytes_makes_the_store_keep_unnamed_volumes() {
     let store = Store::open(&path).unwrap();
     assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
     assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none());
+    assert!(store.next_snapshot_id().unwrap().0 >= 1 << 20, "none of the lost ids again");
+    assert!(store.event_bounds().last >= 1 << 20, "none of the lost numbers again");
+    assert!(!path.join("thinfs.damaged-log").exists());
+    let ids = store.next_snapshot_id().unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();
     assert!(store.keeping().unwrap().is_some(), "until somebody says so");
+    assert!(store.next_snapshot_id().unwrap().0 < ids.0 + 2048, "they leap once");
+}
+
+/// RocksDB once retired the damaged log in a start that was then killed: the next start saw a whole store, and the
+/// volumes that the lost records had named were destroyed.
+#[test]
+fn a_start_that_dies_once_the_damaged_log_is_retired_leaves_word_to_the_next() {
+    let (dir, store) = family();
+    let path = dir.path().join("store");
+    drop(store);
+    let log = log_of(&path);
+    flip(&log, fs::metadata(&log).unwrap().len() as usize / 2);
+    drop(open_for_writing(&path, &Note::of(&path)).unwrap());
+    let store = Store::open(&path).unwrap();
+    assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none(), "it is lost");
+    assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
 }
