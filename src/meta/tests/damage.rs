@@ -297,3 +297,22 @@ fn a_start_that_dies_once_the_damaged_log_is_retired_leaves_word_to_the_next() {
     assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none(), "it is lost");
     assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
 }
+
+/// A migration that can't read what it migrates once kept the offline repair from saving the rest.
+#[test]
+fn a_store_whose_migration_meets_damage_is_salvaged() {
+    let (dir, store) = family();
+    let path = dir.path().join("store");
+    let mut batch = Batch::default();
+    batch.put(Column::System, System::SCHEMA, System::encode_schema(2));
+    batch.put(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("top")), [1, 0xff]);
+    store.write(batch).unwrap();
+    drop(store);
+    assert!(matches!(Store::open(&path), Err(Error::Migration { .. })));
+    let salvaged = repair_closed(&path).unwrap();
+    assert!(salvaged.set_aside.is_some(), "{salvaged:?}");
+    let store = Store::open(&path).unwrap();
+    for name in ["base", "top", "look", &long()] {
+        assert!(store.snapshot(&ns("default"), &key(name)).unwrap().is_some(), "{name}");
+    }
+}
