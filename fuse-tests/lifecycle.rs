@@ -1,9 +1,11 @@
 //! The daemon's life: what survives a stop, a kill, a second daemon, a stale mount.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::io::Write as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Command, Stdio};
 
-use crate::harness::{Daemon, Options, eventually, sh};
+use crate::harness::{Daemon, Options, eventually, run, sh};
 
 #[test]
 fn everything_is_there_again_after_a_clean_restart() {
@@ -63,6 +65,40 @@ fn a_stop_does_not_wait_for_a_client_that_asks_nothing() {
     assert_eq!(d.stop(), Some(0));
     assert!(!d.log().contains("requests still running"), "{}", d.log());
     drop((silent, idle));
+    d.finish();
+}
+
+/// Else the service manager would keep them, and hand them out again with newer ones.
+#[test]
+fn half_of_a_handed_over_mount_is_refused_and_withdrawn() {
+    let mut d = Daemon::start();
+    assert_eq!(d.stop(), Some(0));
+    let path = d.root().with_extension("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let serve = d.serve_command();
+    let mut child = Command::new("sh")
+        .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\" 3</dev/null"])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .env("NOTIFY_SOCKET", &path)
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "thinfs-ledger")
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    while !told.contains("READY=1") {
+        let mut buffer = [0u8; 256];
+        let len = notify.recv(&mut buffer).unwrap_or_else(|e| panic!("{e}, after {told}"));
+        told += &String::from_utf8_lossy(&buffer[..len]);
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    fs::remove_file(&path).unwrap();
+    let withdrawn = told.find("FDSTOREREMOVE=1").expect("nothing was withdrawn");
+    assert!(told.find("FDSTORE=1").is_none_or(|kept| withdrawn < kept), "{told}");
+    assert!(status.success(), "{status}");
     d.finish();
 }
 

@@ -31,17 +31,32 @@ pub(super) fn inherit(mount: &Path) -> Option<Kept> {
             _ => tracing::debug!(name, "a descriptor that isn't ours was handed over"),
         }
     }
-    let kept = match Kept::adopt(device?, ledger?) {
-        Ok(kept) => kept,
-        Err(error) => {
-            tracing::error!(%error, "cannot take over the mount of the last daemon");
-            return None;
-        }
+    if device.is_none() && ledger.is_none() {
+        return None;
+    }
+    let kept = adopt(device, ledger, mount);
+    if kept.is_none() {
+        // What is refused now must not be what the next one is given.
+        withdraw();
+    }
+    kept
+}
+
+fn adopt(device: Option<OwnedFd>, ledger: Option<OwnedFd>, mount: &Path) -> Option<Kept> {
+    let (Some(device), Some(ledger)) = (device, ledger) else {
+        tracing::error!(
+            "cannot take over the mount of the last daemon: half of it was handed over"
+        );
+        return None;
     };
+    let kept = Kept::adopt(device, ledger)
+        .inspect_err(
+            |error| tracing::error!(%error, "cannot take over the mount of the last daemon"),
+        )
+        .ok()?;
     let mounted = dying::connection_at(&resolved(mount)).ok().flatten();
     if mounted.map(u64::from) != Some(kept.connection()) || !kept.is_connected() {
         tracing::info!("the mount of the last daemon is gone");
-        withdraw();
         return None;
     }
     Some(kept)

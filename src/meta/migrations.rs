@@ -14,7 +14,7 @@ use super::columns::{Column, Digests, Labels, Snapshots, System};
 use super::encoded::Numbers;
 use super::error::{Error, Result};
 use super::read::corrupt;
-use super::rows::Moment;
+use super::rows::{self, Moment};
 use crate::crashpoint::{Step, around};
 use crate::types::{Namespace, Snapshot, SnapshotKey};
 
@@ -69,9 +69,12 @@ fn step(db: &DB, numbers: &Numbers, migration: &Migration) -> Result<()> {
     around(Step::StoreMigrate, write).map_err(|source| Error::Write { source })
 }
 
-/// Ids start at 1: 0 stands for the virtual directories of the FUSE root.
-fn first(_: &DB, batch: &mut Batch) -> Result<()> {
-    batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(1));
+/// Ids start at 1: 0 stands for the virtual directories of the FUSE root. Behind a damaged log they start later.
+fn first(db: &DB, batch: &mut Batch) -> Result<()> {
+    let what = || "the snapshot id counter".to_owned();
+    if rows::get(db, Column::System, System::SNAPSHOT_IDS, what)?.is_none() {
+        batch.put(Column::System, System::SNAPSHOT_IDS, System::encode_snapshot_ids(1));
+    }
     Ok(())
 }
 

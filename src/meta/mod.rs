@@ -77,6 +77,7 @@ mod batch;
 mod columns;
 mod committer;
 mod counts;
+mod damaged_log;
 mod encoded;
 mod error;
 mod flag;

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, LogLevel, Options, WriteOptions,
+    ErrorKind, LogLevel, Options,
 };
 use rustix::fs::{FlockOperation, flock};
 
-use super::batch::Batch;
 use super::columns::{Column, System};
+use super::damaged_log::{Note, distrust};
 use super::encoded::Numbers;
 use super::error::{Error, Result};
 use super::migrations::{self, Migration};
@@ -37,7 +37,8 @@ const LOG_LIMIT: u64 = 32 << 20;
 /// 1. take the lock, or say who has it;
 /// 2. look at the schema version without changing anything;
 /// 3. open for writing, which makes missing column families;
-/// 4. run the missing migrations.
+/// 4. if the log was damaged, now or before an earlier start that didn't get so far, note in the store what follows;
+/// 5. run the missing migrations.
 pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, Numbers, File)> {
     make_dir(dir)?;
     let mut lock = lock(dir)?;
@@ -50,12 +51,14 @@ pub(super) fn open(dir: &Path, migrations: &[Migration]) -> Result<(DB, Numbers,
         return Err(Error::NewerSchema { dir: dir.to_owned(), found, known });
     }
     sign(dir, &mut lock)?;
-    let (db, damaged_log) = open_for_writing(dir)?;
+    let note = Note::of(dir);
+    let db = open_for_writing(dir, &note)?;
     let numbers = Numbers::learn(&db).ok_or(Error::Foreign)?;
-    migrations::run(&db, &numbers, found, migrations)?;
-    if damaged_log {
-        keep_unnamed(&db, &numbers)?;
+    if note.is_there() {
+        distrust(&db, &numbers)?;
+        note.remove()?;
     }
+    migrations::run(&db, &numbers, found, migrations)?;
     Ok((db, numbers, lock))
 }
 
@@ -142,33 +145,26 @@ fn schema_of(dir: &Path) -> Result<Option<u32>> {
 /// a damaged record before its end is not: it is replayed up to there, what was acknowledged later
 /// is lost, and volumes that it named would pass for garbage. RocksDB tells the two apart when it
 /// is told to accept neither.
-fn open_for_writing(dir: &Path) -> Result<(DB, bool)> {
+///
+/// The second opening retires the damaged log, so the note is written before it.
+pub(super) fn open_for_writing(dir: &Path, note: &Note) -> Result<DB> {
     let mut strict = store_options();
     strict.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     match open_with(dir, &strict) {
         Err(Error::Open { source, .. }) if source.kind() == ErrorKind::Corruption => {
-            let damaged = is_damaged_log(&source);
-            let db = open_with(dir, &store_options())?;
-            if damaged {
+            if is_damaged_log(&source) {
+                note.write(&source)?;
                 tracing::error!(dir = %dir.display(), %source, "the metadata store's log is damaged: changes made after the damage are lost; volumes that they named are kept until `thinfs check --repair`");
             }
-            Ok((db, damaged))
+            open_with(dir, &store_options())
         }
-        other => Ok((other?, false)),
+        other => other,
     }
 }
 
 /// What RocksDB says of a record in the middle of the log, not of one that the log's end cuts off.
 pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::Corruption && error.as_ref().contains("checksum mismatch")
-}
-
-fn keep_unnamed(db: &DB, numbers: &Numbers) -> Result<()> {
-    let mut batch = Batch::default();
-    batch.keep_unnamed("the store's log was damaged");
-    let mut durable = WriteOptions::default();
-    durable.set_sync(true);
-    db.write_opt(batch.into_rocksdb(numbers), &durable).map_err(|source| Error::Write { source })
 }
 
 fn open_with(dir: &Path, options: &Options) -> Result<DB> {

@@ -81,15 +81,24 @@ fn damaged_log(dir: &Path) -> Result<Option<Finding>> {
 pub fn repair_closed(dir: &Path) -> Result<Salvaged> {
     let readable = match Store::open(dir) {
         Ok(store) if verify::is_readable(&store.db)? => Some(store),
-        Ok(_)
-        | Err(
-            Error::Headless(_) | Error::Open { .. } | Error::Read { .. } | Error::Corrupt { .. },
-        ) => None,
+        Ok(_) => None,
+        Err(error) if is_damage(&error) => None,
         Err(other) => return Err(other),
     };
     match readable {
         Some(store) => Ok(Salvaged { mended: store.mend()?, set_aside: None }),
         None => salvage(dir),
+    }
+}
+
+/// Whether the store doesn't open for what stands in it, also where a migration came by it.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Headless(_) | Error::Open { .. } | Error::Read { .. } | Error::Corrupt { .. } => {
+            true
+        }
+        Error::Migration { source, .. } => is_damage(source),
+        _ => false,
     }
 }
 

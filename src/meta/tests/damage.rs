@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use super::super::columns::{
     Children, Column, Digests, Ids, Kinds, Labels, References, Snapshots, System, Volumes,
 };
+use super::super::damaged_log::Note;
+use super::super::open::open_for_writing;
 use super::*;
 use crate::meta::{Error, FOUND, check_closed, repair_closed};
 use crate::types::LabelReference;
@@ -271,7 +273,46 @@ fn a_log_with_flipped_bytes_makes_the_store_keep_unnamed_volumes() {
     let store = Store::open(&path).unwrap();
     assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
     assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none());
+    assert!(store.next_snapshot_id().unwrap().0 >= 1 << 20, "none of the lost ids again");
+    assert!(store.event_bounds().last >= 1 << 20, "none of the lost numbers again");
+    assert!(!path.join("thinfs.damaged-log").exists());
+    let ids = store.next_snapshot_id().unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();
     assert!(store.keeping().unwrap().is_some(), "until somebody says so");
+    assert!(store.next_snapshot_id().unwrap().0 < ids.0 + 2048, "they leap once");
+}
+
+/// RocksDB once retired the damaged log in a start that was then killed: the next start saw a whole store, and the
+/// volumes that the lost records had named were destroyed.
+#[test]
+fn a_start_that_dies_once_the_damaged_log_is_retired_leaves_word_to_the_next() {
+    let (dir, store) = family();
+    let path = dir.path().join("store");
+    drop(store);
+    let log = log_of(&path);
+    flip(&log, fs::metadata(&log).unwrap().len() as usize / 2);
+    drop(open_for_writing(&path, &Note::of(&path)).unwrap());
+    let store = Store::open(&path).unwrap();
+    assert!(store.snapshot(&ns("default"), &key(&long())).unwrap().is_none(), "it is lost");
+    assert!(store.keeping().unwrap().unwrap().contains("log was damaged"));
+}
+
+/// A migration that can't read what it migrates once kept the offline repair from saving the rest.
+#[test]
+fn a_store_whose_migration_meets_damage_is_salvaged() {
+    let (dir, store) = family();
+    let path = dir.path().join("store");
+    let mut batch = Batch::default();
+    batch.put(Column::System, System::SCHEMA, System::encode_schema(2));
+    batch.put(Column::Snapshots, Snapshots::row_key(&ns("default"), &key("top")), [1, 0xff]);
+    store.write(batch).unwrap();
+    drop(store);
+    assert!(matches!(Store::open(&path), Err(Error::Migration { .. })));
+    let salvaged = repair_closed(&path).unwrap();
+    assert!(salvaged.set_aside.is_some(), "{salvaged:?}");
+    let store = Store::open(&path).unwrap();
+    for name in ["base", "top", "look", &long()] {
+        assert!(store.snapshot(&ns("default"), &key(name)).unwrap().is_some(), "{name}");
+    }
 }
