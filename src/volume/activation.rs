@@ -31,7 +31,7 @@ pub(super) struct Shared {
     /// whoever closes the volume or stops; forgotten when the volume is activated anew.
     pub(super) failed: Mutex<BTreeMap<VolumeId, Error>>,
     pub(super) caches: RwLock<Vec<Arc<dyn Cache>>>,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
     pub(super) stopping: AtomicBool,
     pub(super) counts: Counts,
 }
@@ -154,9 +154,10 @@ impl Shared {
                 Attempt::ReadOnly(active)
             });
         }
-        // 1. What still waits for a worker is used again, unless it was for reading only.
-        if let Some((_, mounted)) = &op.mounted
-            && !want.allows(mounted.access == Access::ReadOnly)
+        // 1. What still waits for a worker is used again, unless it was for reading only, or stopped.
+        if let Some((activated, mounted)) = &op.mounted
+            && (!want.allows(mounted.access == Access::ReadOnly)
+                || self.backend.is_stopped(activated))
         {
             self.deactivate(slot, op)?;
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -115,6 +116,12 @@ pub struct NewVolume<'a> {
     pub size: Option<u64>,
 }
 
+/// Who is told that activated volumes have become of no use, until they are activated anew.
+pub trait Watcher: Send + Sync + fmt::Debug {
+    /// Returns at once.
+    fn volumes_stopped(&self);
+}
+
 /// What differs between dm-thin and plain directories. All methods may block; none is called with
 /// a lock held that another volume needs.
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -145,6 +152,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     }
     /// Makes the volume's files reachable.
     fn activate(&self, volume: &Volume, access: Access) -> Result<Mounted>;
+    /// Has `watcher` told when volumes are stopped as a last resort. Called once.
+    fn watched_by(&self, _watcher: Arc<dyn Watcher>) {}
+    /// Whether an activated volume was stopped.
+    fn is_stopped(&self, _volume: &Volume) -> bool {
+        false
+    }
     /// Flushes everything to stable storage and turns the mounted filesystem read-only. No writer
     /// exists (Volumes has drained them) but readers may go on. Afterwards `create` with this
     /// origin needs no suspend.

@@ -45,6 +45,7 @@ mod tests;
 
 pub use backend::{
     Access, Backend, BlockDevice, Capacity, Mounted, NewVolume, Reconciled, Retried, Share, Shares,
+    Watcher,
 };
 pub use error::{Error, Result};
 pub use fork::Fork;

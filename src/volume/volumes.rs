@@ -14,7 +14,7 @@ use super::idle::Idle;
 use super::pin::Pin;
 use super::seal::Seal;
 use super::slots::{Slot, Slots};
-use super::worker::{self, Queue};
+use super::worker;
 use super::{Changed, Error, Result};
 use crate::types::{Usage, Volume, VolumeId};
 
@@ -71,11 +71,12 @@ impl Volumes {
             closed: RwLock::new(IdSet::default()),
             failed: Mutex::default(),
             caches: RwLock::default(),
-            queue: Queue::default(),
+            queue: Arc::default(),
             stopping: AtomicBool::new(false),
             counts: Counts::default(),
         });
         let workers = Mutex::new(worker::start(&shared));
+        shared.backend.watched_by(shared.queue.clone());
         Arc::new(Self { shared, workers })
     }
 

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 
 use super::activation::Shared;
+use super::backend::Watcher;
 use super::slots::Slot;
 
 /// Deactivations at a time.
@@ -22,7 +23,15 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     slots: VecDeque<Arc<Slot>>,
+    /// The volumes used last are of no use as they are.
+    stopped: bool,
     closed: bool,
+}
+
+/// What a worker does.
+enum Work {
+    Deactivate(Arc<Slot>),
+    ForgetIdle,
 }
 
 impl Queue {
@@ -38,11 +47,14 @@ impl Queue {
     }
 
     /// `None` once the queue is closed and empty.
-    fn pop(&self) -> Option<Arc<Slot>> {
+    fn pop(&self) -> Option<Work> {
         let mut state = self.state.lock();
         loop {
+            if std::mem::take(&mut state.stopped) {
+                return Some(Work::ForgetIdle);
+            }
             if let Some(slot) = state.slots.pop_front() {
-                return Some(slot);
+                return Some(Work::Deactivate(slot));
             }
             if state.closed {
                 return None;
@@ -58,6 +70,14 @@ impl Queue {
     }
 }
 
+/// By a worker, for the teller may be a thread that the backend waits for when it is dropped.
+impl Watcher for Queue {
+    fn volumes_stopped(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_one();
+    }
+}
+
 /// Starts the workers. Where a thread can't be had its work is done by the others, and with no
 /// thread at all by whoever drops the last pin.
 pub(super) fn start(shared: &Arc<Shared>) -> Vec<JoinHandle<()>> {
@@ -66,8 +86,11 @@ pub(super) fn start(shared: &Arc<Shared>) -> Vec<JoinHandle<()>> {
         let shared = shared.clone();
         let worker = thread::Builder::new().name(format!("deactivate-{number}"));
         match worker.spawn(move || {
-            while let Some(slot) = shared.queue.pop() {
-                shared.deactivate_unused(&slot);
+            while let Some(work) = shared.queue.pop() {
+                match work {
+                    Work::Deactivate(slot) => shared.deactivate_unused(&slot),
+                    Work::ForgetIdle => drop(shared.idle.clear()),
+                }
             }
         }) {
             Ok(worker) => workers.push(worker),

@@ -21,8 +21,8 @@ mod full;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -43,7 +43,7 @@ use crate::thin::node::Nodes;
 use crate::thin::pool::Pool;
 use crate::thin::table::Table;
 use crate::thin::{Sectors, ThinId};
-use crate::volume::Access;
+use crate::volume::{Access, Watcher};
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -107,6 +107,8 @@ pub(super) struct Devices {
     pub(super) steady: RwLock<()>,
     /// Volumes may not grow.
     tight: AtomicBool,
+    /// Who is told that filesystems were stopped.
+    pub(super) watcher: OnceLock<Arc<dyn Watcher>>,
     pub(super) failures: Failures,
 }
 
@@ -129,6 +131,7 @@ impl Devices {
             turns: Turns::default(),
             steady: RwLock::default(),
             tight: AtomicBool::new(false),
+            watcher: OnceLock::new(),
             failures: Failures::default(),
             active: Mutex::default(),
             handed_out: Mutex::default(),

@@ -86,7 +86,7 @@ pub use probe::available;
 
 use super::{
     Access, Backend, BlockDevice, Capacity, Error, Mounted, NewVolume, Reconciled, Result, Retried,
-    Shares,
+    Shares, Watcher,
 };
 use crate::thin::dm::Dm;
 use crate::thin::node::Nodes;
@@ -305,6 +305,14 @@ impl Backend for ThinBackend {
             self.note_overhead(volume, &mounted);
         }
         Ok(mounted)
+    }
+
+    fn watched_by(&self, watcher: Arc<dyn Watcher>) {
+        let _ = self.devices.watcher.set(watcher);
+    }
+
+    fn is_stopped(&self, volume: &Volume) -> bool {
+        thin_id(volume).is_ok_and(|thin| self.devices.is_stopped(thin))
     }
 
     fn has_sizes(&self) -> bool {

@@ -84,6 +84,11 @@ impl Devices {
         numbers.into_iter().filter_map(|n| delayed(n).ok()).sum::<u64>() * FILESYSTEM_BLOCK
     }
 
+    /// Whether its filesystem was stopped since it was mounted.
+    pub(in crate::volume::thin) fn is_stopped(&self, thin: ThinId) -> bool {
+        self.active.lock().get(&thin).is_some_and(|active| active.full.is_stopped())
+    }
+
     /// Stops every filesystem that can be written, as a power cut would: what was synced is safe, all else of the
     /// last seconds is lost, and files that are open are I/O errors until they are closed. The last resort against
     /// full metadata, which would stop all of the pool, removals included.
@@ -100,12 +105,14 @@ impl Devices {
             })
             .collect();
         drop(active);
+        let mut any = false;
         for (thin, mount, mark, told) in found {
             let stopped =
                 mount.and_then(crate::sys::mount::root_directory).and_then(filesystem::shut_down);
             match stopped {
                 Ok(()) => {
                     mark.store(true, Ordering::Release);
+                    any = true;
                     tracing::error!(%thin, "stopped this volume's filesystem: the pool's metadata is all but full")
                 }
                 // It is tried again at each look.
@@ -116,6 +123,9 @@ impl Devices {
                     tracing::error!(%thin, %error, "this volume's filesystem could not be stopped")
                 }
             }
+        }
+        if any && let Some(watcher) = self.watcher.get() {
+            watcher.volumes_stopped();
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::super::keeper::Watch;
 use super::*;
 use crate::thin::status::PoolMode;
+use crate::volume::Volumes;
 
 fn growing(rig: &Rig, most: u64) -> ThinConfig {
     let dir = rig.dir.path().join("thin");
@@ -398,4 +399,25 @@ fn in_guest_a_stopped_filesystem_is_mounted_anew_and_one_without_a_mount_does_no
     drop(open);
     backend.deactivate(&lingering, mounted).unwrap();
     backend.stop().unwrap();
+}
+
+#[test]
+fn in_guest_a_stopped_volume_is_usable_again_once_its_files_are_closed() {
+    let rig = Rig::new();
+    let backend = Arc::new(rig.start());
+    let volumes = Volumes::new(backend.clone(), 4);
+    let volume = backend.create(VolumeId(1), None, None).unwrap();
+    drop(volumes.pin(&volume, Access::ReadWrite).unwrap());
+    backend.devices.stop_writers();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let can_write = || {
+        let pin = volumes.pin(&volume, Access::ReadWrite).unwrap();
+        let root = Path::new("/proc/self/fd").join(pin.root().as_raw_fd().to_string());
+        std::fs::write(root.join("file"), "content").is_ok()
+    };
+    while !can_write() {
+        assert!(Instant::now() < deadline, "it stays activated as it is");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    volumes.stop().unwrap();
 }
