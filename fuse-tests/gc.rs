@@ -121,6 +121,30 @@ fn a_mount_in_whatever_mount_namespace_keeps_its_snapshot() {
     d.finish();
 }
 
+/// The kernel's table of mounts goes on calling it by its former name.
+#[test]
+fn a_snapshot_that_is_committed_while_it_is_mounted_is_kept_by_the_mount() {
+    let d = Daemon::start();
+    d.cli(&["lease", "create", "--id", "l"]).ok();
+    for (key, name, inside) in [("k", "whole", ""), ("i", "part", "sub")] {
+        d.cli(&["prepare", key, "--lease", "l"]).ok();
+        std::fs::create_dir(d.active(key).join("sub")).unwrap();
+        let place = d.root().join(name);
+        std::fs::create_dir(&place).unwrap();
+        let from = d.active(key).join(inside);
+        run("mount", ["--bind".as_ref(), from.as_os_str(), place.as_os_str()]).ok();
+        d.cli(&["commit", key, name]).ok();
+    }
+    d.cli(&["lease", "rm", "--wait", "l"]).ok();
+    assert_eq!(keys(&d), ["part", "whole"]);
+    for name in ["part", "whole"] {
+        run("umount", [d.root().join(name).as_os_str()]).ok();
+    }
+    d.cli(&["gc"]).ok();
+    assert_eq!(keys(&d), [""; 0]);
+    d.finish();
+}
+
 #[test]
 fn namespaces_are_made_labelled_collected_and_deleted() {
     let d = Daemon::start();

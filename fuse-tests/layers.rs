@@ -223,7 +223,7 @@ const WITHOUT_A_STEP: &[&str] = &[
     "src/meta/verify/", // mends: `Store::mend` appends them to its own batch, which is a step
     "src/meta/salvage.rs", // an offline tool: it writes a new store, which a rename puts in place
     "src/meta/backup.rs", // the same
-    "src/meta/damaged_log.rs", // the log is damaged: no command brings a daemon there
+    "src/meta/open.rs", // the log is damaged: no command brings a daemon there
     "src/meta/tail.rs", // an event without a change, for layers that have no batch
     "src/meta/layers.rs", // `damage_layer`, for tests
 ];
@@ -242,7 +242,7 @@ fn every_batch_of_the_store_says_which_step_it_is() {
         lines().into_iter().filter(|line| line.code.contains(".write_opt(")).collect();
     for write in &writes {
         // The committer's is called by `Store::write`, inside of its points.
-        let known = ["src/meta/group.rs", "src/meta/migrations.rs", "src/meta/damaged_log.rs"];
+        let known = ["src/meta/group.rs", "src/meta/migrations.rs", "src/meta/open.rs"];
         assert!(known.iter().any(|file| write.place.starts_with(file)), "{}", write.place);
     }
     assert!(!writes.is_empty());

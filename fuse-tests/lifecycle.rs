@@ -68,6 +68,41 @@ fn a_stop_does_not_wait_for_a_client_that_asks_nothing() {
     d.finish();
 }
 
+/// A request that waits for its client, which never goes on: the stop would give it ten seconds.
+#[test]
+fn a_second_signal_waits_for_no_request() {
+    let mut d = Daemon::start();
+    let mut import = Command::new(env!("CARGO_BIN_EXE_thinfs"))
+        .arg("--socket")
+        .arg(d.socket())
+        .args(["layer", "import", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The head of a file of 1 MiB and some of it: more than fits between the two, so the daemon has begun to read.
+    let big = d.root().join("big");
+    fs::write(&big, vec![7; 1 << 20]).unwrap();
+    let tar = run("sh", ["-c", "tar -C \"$0\" -cf \"$0/tar\" big", d.root().to_str().unwrap()]);
+    tar.ok();
+    let tar = fs::read(d.root().join("tar")).unwrap();
+    let mut stdin = import.stdin.take().unwrap();
+    stdin.write_all(&tar[..600 << 10]).unwrap();
+    d.terminate();
+    eventually("the stop has begun", || d.log().contains("a second signal hurries"));
+    d.terminate();
+    eventually("it is dropped", || d.log().contains("requests still running"));
+    drop(stdin);
+    import.wait().unwrap();
+    // Not 0 if the request, which nobody has stopped, still holds its volume: then the log says so.
+    let code = d.stop();
+    assert!(code == Some(0) || d.log().contains("is in use"), "{code:?}\n{}", d.log());
+    assert!(d.log().contains("hurrying: requests still running are dropped"), "{}", d.log());
+    d.restart();
+    d.cli(&["check"]).ok();
+    d.finish();
+}
+
 /// Else the service manager would keep them, and hand them out again with newer ones.
 #[test]
 fn half_of_a_handed_over_mount_is_refused_and_withdrawn() {

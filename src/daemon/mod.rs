@@ -193,7 +193,7 @@ impl Daemon {
         notify(NotifyState::Ready);
         let served = self.runtime.block_on(async {
             tokio::select! {
-                served = grpc::serve(listener, context, self.stop.requested()) => served,
+                served = grpc::serve(listener, context, self.stop.requested(), self.stop.hurried()) => served,
                 never = self.watch(mount) => match never {},
             }
         });

@@ -6,10 +6,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
 use crate::fs::names::{self, Name};
+use crate::fs::types::NodeId;
 use crate::gc::Mount;
 use crate::layer_store::resource_of;
 use crate::snapshot::Snapshots;
@@ -19,9 +22,10 @@ use crate::types::{Namespace, SnapshotKey};
 pub(super) fn list(mount: &Path, snapshots: &Arc<Snapshots>) -> io::Result<Vec<Mount>> {
     let device = fs_device(mount)?;
     let mut found = Vec::new();
-    for table in tables()? {
+    for (process, table) in tables()? {
         for (root, place) in table.lines().filter_map(|line| bind_of(line, &device)) {
-            if let Some((ns, key)) = snapshot_at(&root, snapshots) {
+            let by_number = || snapshot_of(&process, &place, &device, snapshots);
+            if let Some((ns, key)) = by_number().or_else(|| snapshot_at(&root, snapshots)) {
                 let resource = resource_of(&ns, &key);
                 found.push((ns, resource, place));
             }
@@ -35,8 +39,9 @@ fn fs_device(mount: &Path) -> io::Result<String> {
     Ok(format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
 }
 
-/// The mount table of each mount namespace, once. Processes that end meanwhile are none.
-fn tables() -> io::Result<Vec<String>> {
+/// The mount table of each mount namespace, once, with the directory of a process in it. Processes that end meanwhile
+/// are none.
+fn tables() -> io::Result<Vec<(PathBuf, String)>> {
     let (mut seen, mut tables) = (BTreeSet::new(), Vec::new());
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -48,7 +53,7 @@ fn tables() -> io::Result<Vec<String>> {
             continue;
         }
         if let Ok(table) = fs::read(entry.path().join("mountinfo")) {
-            tables.push(String::from_utf8_lossy(&table).into_owned());
+            tables.push((entry.path(), String::from_utf8_lossy(&table).into_owned()));
             seen.insert(namespace);
         }
     }
@@ -82,6 +87,26 @@ fn unescape(word: &str) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// The snapshot that the mount's root belongs to, by its inode number: the name in the table is that of when it was
+/// mounted, and a commit gives another. `None` if something else is mounted over it.
+fn snapshot_of(
+    process: &Path,
+    place: &str,
+    device: &str,
+    snapshots: &Snapshots,
+) -> Option<(Namespace, SnapshotKey)> {
+    let path = process.join("root").join(place.trim_start_matches('/'));
+    // The kernel knows the number: nobody is asked.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(CWD, &path, flags, StatxFlags::INO).ok()?;
+    if device != format!("{}:{}", found.stx_dev_major, found.stx_dev_minor) {
+        return None;
+    }
+    let id = NodeId(found.stx_ino).snapshot()?;
+    let (ns, key, _) = snapshots.store().snapshot_by_id(id).ok()??;
+    Some((ns, key))
 }
 
 /// The snapshot that a path below the tree's root lies in.

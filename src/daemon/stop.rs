@@ -93,6 +93,11 @@ impl Stop {
         let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Stop).await;
     }
 
+    /// Ready once nobody is to be waited for any more.
+    pub(super) async fn hurried(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Hurry).await;
+    }
+
     /// Whether the daemon is to stop.
     pub(super) fn is_requested(&self) -> bool {
         *self.phase.borrow() >= Phase::Stop

@@ -56,7 +56,7 @@
 //! looked at only when it says that something is loose).
 //!
 //! Mounts and open files end without a word to anybody. What nothing but these keeps is reported as having stayed, and
-//! looked at again after half a second, a second, and so on, at last once a minute. (containerd wouldn't before the
+//! looked at again after a second, two, four, and so on, at last once a minute. (containerd wouldn't before the
 //! next deletion.)
 //!
 //! After a crash anywhere here, each batch has happened or it hasn't; the next start's first run

@@ -16,7 +16,7 @@ const LEAST_RUN: Duration = Duration::from_millis(5);
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer to wait after a failed run.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Between runs for what was busy: at first, and at most.
+/// Between runs for what was busy: half of the first wait (each is twice the last), and the longest.
 const BUSY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// containerd's settings (its `io.containerd.gc.v1.scheduler`), with its defaults.

@@ -31,12 +31,13 @@ pub enum ServeError {
 }
 
 /// Serves until `stop` is ready and the requests of that moment have been answered, or
-/// [`PATIENCE`] has passed. Connections that ask nothing are not waited for: containerd keeps one
+/// [`PATIENCE`] has passed, or `hurry` is ready. Connections that ask nothing are not waited for: containerd keeps one
 /// open for ever. The socket's file is gone when this returns.
 pub async fn serve(
     listener: Listener,
     context: Arc<Context>,
     stop: impl Future<Output = ()> + Send,
+    hurry: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (listener, _file) = listener.into_tokio()?;
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
@@ -70,6 +71,9 @@ pub async fn serve(
         running = answered => if running > 0 {
             tracing::warn!(running, "requests still running after {PATIENCE:?} are dropped");
         },
+        () = hurry => {
+            tracing::warn!(running = call::running(), "hurrying: requests still running are dropped");
+        }
     }
     Ok(())
 }

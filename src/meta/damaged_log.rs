@@ -1,4 +1,4 @@
-//! A log that was damaged before its end: the note of it, and what follows from it.
+//! A log that was damaged before its end: the note of it.
 //!
 //! RocksDB tells of the damage once. The opening that replays what is sound retires the log, so a start that dies after
 //! it would leave a store that looks whole to the next one, and the volumes that only the lost changes named would pass
@@ -9,16 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use rocksdb::{DB, WriteOptions};
-
-use super::backup::LEAP;
-use super::batch::Batch;
-use super::columns::{Column, Events, System};
-use super::encoded::Numbers;
 use super::error::{Error, Result};
-use super::rows;
-use super::tail::Tail;
-use crate::types::{Event, Topic};
 
 /// Beside RocksDB's files.
 const NOTE: &str = "thinfs.damaged-log";
@@ -61,25 +52,4 @@ impl Note {
     fn failed(&self, doing: &str, source: io::Error) -> Error {
         Error::Io { what: format!("{doing} {}", self.0.display()), source }
     }
-}
-
-/// Volumes that no record names are kept; ids and events of the lost changes are not given again. Durable on return.
-pub(super) fn distrust(db: &DB, numbers: &Numbers) -> Result<()> {
-    let what = || "the snapshot id counter".to_owned();
-    let reserved_end = rows::get(db, Column::System, System::SNAPSHOT_IDS, what)?
-        .map(|record| System::decode_snapshot_ids(&record))
-        .transpose()
-        .map_err(|source| Error::Corrupt { what: what(), source })?
-        .unwrap_or(1);
-    let last_event = Tail::load(db)?.bounds().last;
-    let mut batch = Batch::default();
-    batch.keep_unnamed("the store's log was damaged");
-    let end = System::encode_snapshot_ids(reserved_end + LEAP);
-    batch.put(Column::System, System::SNAPSHOT_IDS, end);
-    let event = Event::new(Topic::STORE_REPAIR)
-        .with("what", "the store's log was damaged: changes made after the damage are lost");
-    batch.put(Column::Events, Events::row_key(last_event + LEAP), Events::encode(event));
-    let mut durable = WriteOptions::default();
-    durable.set_sync(true);
-    db.write_opt(batch.into_rocksdb(numbers), &durable).map_err(|source| Error::Write { source })
 }

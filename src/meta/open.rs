@@ -7,15 +7,20 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, LogLevel, Options,
+    ErrorKind, LogLevel, Options, WriteOptions,
 };
 use rustix::fs::{FlockOperation, flock};
 
-use super::columns::{Column, System};
-use super::damaged_log::{Note, distrust};
+use super::backup::LEAP;
+use super::batch::Batch;
+use super::columns::{Column, Events, System};
+use super::damaged_log::Note;
 use super::encoded::Numbers;
 use super::error::{Error, Result};
 use super::migrations::{self, Migration};
+use super::rows;
+use super::tail::Tail;
+use crate::types::{Event, Topic};
 
 /// Beside RocksDB's files; holds the owner's process id.
 const LOCK_FILE: &str = "thinfs.lock";
@@ -133,7 +138,7 @@ fn schema_of(dir: &Path) -> Result<Option<u32>> {
     }
     let db =
         DB::open_cf_for_read_only(&options, dir, [Column::System.name()], false).map_err(failed)?;
-    super::rows::get(&db, Column::System, System::SCHEMA, || "the schema version".into())?
+    rows::get(&db, Column::System, System::SCHEMA, || "the schema version".into())?
         .map(|record| {
             System::decode_schema(&record)
                 .map_err(|source| Error::Corrupt { what: "the schema version".into(), source })
@@ -165,6 +170,27 @@ pub(super) fn open_for_writing(dir: &Path, note: &Note) -> Result<DB> {
 /// What RocksDB says of a record in the middle of the log, not of one that the log's end cuts off.
 pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::Corruption && error.as_ref().contains("checksum mismatch")
+}
+
+/// Volumes that no record names are kept; ids and events of the lost changes are not given again. Durable on return.
+fn distrust(db: &DB, numbers: &Numbers) -> Result<()> {
+    let what = || "the snapshot id counter".to_owned();
+    let reserved_end = rows::get(db, Column::System, System::SNAPSHOT_IDS, what)?
+        .map(|record| System::decode_snapshot_ids(&record))
+        .transpose()
+        .map_err(|source| Error::Corrupt { what: what(), source })?
+        .unwrap_or(1);
+    let last_event = Tail::load(db)?.bounds().last;
+    let mut batch = Batch::default();
+    batch.keep_unnamed("the store's log was damaged");
+    let end = System::encode_snapshot_ids(reserved_end + LEAP);
+    batch.put(Column::System, System::SNAPSHOT_IDS, end);
+    let event = Event::new(Topic::STORE_REPAIR)
+        .with("what", "the store's log was damaged: changes made after the damage are lost");
+    batch.put(Column::Events, Events::row_key(last_event + LEAP), Events::encode(event));
+    let mut durable = WriteOptions::default();
+    durable.set_sync(true);
+    db.write_opt(batch.into_rocksdb(numbers), &durable).map_err(|source| Error::Write { source })
 }
 
 fn open_with(dir: &Path, options: &Options) -> Result<DB> {
