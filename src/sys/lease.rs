@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_file_is_written_while_somebody_has_it_open_for_writing() {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         assert_eq!(is_written(&path), Ok(true));
         let (file, kept) = file.into_parts();
