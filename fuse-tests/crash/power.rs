@@ -119,6 +119,8 @@ fn one_boot() {
     eprintln!("boot {boot}: {} keys", book.lock().unwrap().len());
     settle(&d, &mut client, &book, boot.parse().unwrap_or(usize::MAX));
     prune(&mut client, &book);
+    // What was removed just now goes in the background: its device would go amid the check.
+    client.gc();
     check_filesystems();
     book.keep_on(Path::new(NOTES));
     if boot == "last" {
@@ -132,15 +134,16 @@ fn one_boot() {
 
 /// Committed volumes are mounted read-only since their content was compared; no other volume is active yet.
 fn check_filesystems() {
-    let names = std::fs::read_dir("/sys/block").unwrap().flatten().filter_map(|entry| {
-        let name = std::fs::read_to_string(entry.path().join("dm/name")).ok()?;
-        let thin = name.starts_with("thinfs-") && !name.trim_end().ends_with("-pool");
-        thin.then(|| Path::new("/dev").join(entry.file_name()))
-    });
-    for device in names.take(6) {
+    let name_of = |disk: &Path| std::fs::read_to_string(disk.join("dm/name")).unwrap_or_default();
+    let disks = std::fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path());
+    let volumes = disks
+        .map(|disk| (name_of(&disk), disk))
+        .filter(|(name, _)| name.starts_with("thinfs-") && !name.trim_end().ends_with("-pool"));
+    for (name, disk) in volumes.take(6) {
+        let device = Path::new("/dev").join(disk.file_name().unwrap());
         let checked = run("e2fsck", ["-fn".as_ref(), device.as_os_str()]);
-        // The reaper may have come first: what was removed just now goes in the background.
-        if device.exists() {
+        // What is unused may be deactivated at any time, and its device with it.
+        if name_of(&disk) == name {
             checked.ok();
         }
     }
