@@ -28,7 +28,7 @@ use crate::volume::Writer;
 /// The pause between two looks doubles as long as nothing changes. A commit is more patient than the longest.
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(400);
-/// A look may take this part of the time.
+/// A look may take one of so many parts of the time: with thousands of files the pauses get longer than that.
 const SHARE: u32 = 20;
 
 /// All of them.

@@ -6,7 +6,8 @@
 //!                                       │ at its limit, or the disk is full
 //!                                       └─▶ tight: new volumes are refused, volumes stop growing (ENOSPC),
 //!                                           removal and reading go on; ends by itself when there is room
-//!                                             └─ metadata critical: who writes is stopped
+//!                                             └─ metadata critical: filesystems that we mounted are stopped;
+//!                                                block devices that were handed out are not
 //! ```
 //! The kernel raises an event when free data falls below the low water mark of the pool's table, when free metadata
 //! falls below a mark of its own, and when either is used up. How much room the pool may have is said in
