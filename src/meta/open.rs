@@ -20,6 +20,7 @@ use super::error::{Error, Result};
 use super::migrations::{self, Migration};
 use super::rows;
 use super::tail::Tail;
+use super::write::IdRange;
 use crate::types::{Event, Topic};
 
 /// Beside RocksDB's files; holds the owner's process id.
@@ -174,12 +175,7 @@ pub(super) fn is_damaged_log(error: &rocksdb::Error) -> bool {
 
 /// Volumes that no record names are kept; ids and events of the lost changes are not given again. Durable on return.
 fn distrust(db: &DB, numbers: &Numbers) -> Result<()> {
-    let what = || "the snapshot id counter".to_owned();
-    let reserved_end = rows::get(db, Column::System, System::SNAPSHOT_IDS, what)?
-        .map(|record| System::decode_snapshot_ids(&record))
-        .transpose()
-        .map_err(|source| Error::Corrupt { what: what(), source })?
-        .unwrap_or(1);
+    let reserved_end = IdRange::load(db)?.into_inner().reserved_end();
     let last_event = Tail::load(db)?.bounds().last;
     let mut batch = Batch::default();
     batch.keep_unnamed("the store's log was damaged");
